@@ -1,0 +1,94 @@
+"""Reading and replacing activations at a site: the hooks every method shares.
+
+One forward pass over prompts, reduced to running sums per neuron; memory does not grow with the number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from harness.sites import SiteName, mlps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Visit = Callable[[int, Tensor], Tensor | None]
+
+
+@contextmanager
+def visiting(model: PreTrainedModel, site: SiteName, visit: Visit) -> Iterator[None]:
+    """Call `visit(layer, activation [b, s, n])` at every layer's site during forward passes inside the block.
+
+    What `visit` returns replaces the activation; None leaves it. The hooks are removed on leaving, whatever happens.
+    """
+    handles = []
+    for layer, mlp in enumerate(mlps(model)):
+        module = mlp.down.module
+        if site == "mlp_act":
+
+            def before(_module: Any, args: tuple[Any, ...], layer: int = layer) -> tuple[Any, ...] | None:
+                new = visit(layer, args[0])
+                return None if new is None else (new, *args[1:])
+
+            handles.append(module.register_forward_pre_hook(before))
+        else:
+
+            def after(_module: Any, _args: Any, output: Tensor, layer: int = layer) -> Tensor | None:
+                return visit(layer, output)
+
+            handles.append(module.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def batches(sequences: list[list[int]], tokens: int = 2048) -> Iterator[list[int]]:
+    """Indices of sequences grouped by length so that a padded batch holds at most `tokens` positions."""
+    order = sorted(range(len(sequences)), key=lambda n: len(sequences[n]))
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) + 1) * len(sequences[index]) > tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def pad(
+    sequences: list[list[int]], pad_id: int, device: str | torch.device = "cpu", left: bool = False
+) -> tuple[Int[Tensor, "b s"], Bool[Tensor, "b s"]]:
+    """Token ids and mask of real positions, padded on the right (or left)."""
+    longest = max(map(len, sequences))
+    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(sequences), longest), dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        where = slice(longest - len(sequence), longest) if left else slice(0, len(sequence))
+        ids[row, where] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, where] = True
+    return ids.to(device), mask.to(device)
+
+
+def position_ids(mask: Bool[Tensor, "b s"]) -> Int[Tensor, "b s"]:
+    """Positions counted over real tokens, so that left padding changes nothing."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+@torch.no_grad()
+def forward(model: PreTrainedModel, ids: Int[Tensor, "b s"], mask: Bool[Tensor, "b s"], **more: Any) -> Any:
+    """The decoder stack without the vocabulary head: all that activations need."""
+    stack = model.base_model
+    return stack(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False, **more)
+
+
+def total(sequences: Iterable[list[int]]) -> int:
+    """Number of tokens."""
+    return sum(map(len, sequences))

@@ -1,0 +1,98 @@
+"""The experiment file: YAML -> typed settings. Unknown keys are errors that list the known ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import InputError
+from harness.finetune import Recipe
+from harness.models import DEFAULT
+from harness.sites import SiteName
+from harness.topics import GROUP, explain
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MeasureSettings(_Strict):
+    """What is asked, and how. Every run of the experiment is asked the same."""
+
+    tasks: list[str] = [GROUP]
+    limit: int | None = Field(None, ge=1)
+    engine: Literal["vllm", "torch"] = "vllm"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    chat_template: Literal["auto", "on", "off"] = "auto"
+    judge: str = "embedded"
+    max_length: int = Field(1024, ge=32)
+    topics_dir: list[Path] = []
+
+
+class TrainSettings(_Strict):
+    """Which topics are tuned on, one at a time, and to which side."""
+
+    topics: list[str] = Field(min_length=1)
+    side: Literal["left", "right"] = "right"
+    recipe: Recipe = Recipe()
+    seed: int = 0
+
+
+class LocalizeSettings(_Strict):
+    """PNLAC. `prompts`: training questions per topic (None: all); they are never the measured ones."""
+
+    site: SiteName = "mlp_act"
+    tokens: Literal["prompt", "completion"] = "prompt"
+    top: float = Field(30, gt=0, le=100)
+    normalized: bool = False
+    prompts: int | None = Field(None, ge=2)
+
+
+class PatchSettings(_Strict):
+    """Activation patching on the Torch engine: the base receives the tuned model's activations."""
+
+    tasks: list[str] = [f"{GROUP}_*_pairs"]
+    limit: int | None = Field(None, ge=1)
+    random_seeds: list[int] = [0]
+
+
+class InhibitSettings(_Strict):
+    """InhibitFT at each share of the general neurons, each beside random neurons under these seeds."""
+
+    shares: list[float] = [0.05]
+    random_seeds: list[int] = Field([0, 1, 2], min_length=1)
+
+
+class Experiment(_Strict):
+    """One study. Sections left out are not run, except measuring and training."""
+
+    name: str
+    model: str = DEFAULT
+    train: TrainSettings
+    measure: MeasureSettings = MeasureSettings()
+    localize: LocalizeSettings = LocalizeSettings()
+    patch: PatchSettings | None = None
+    inhibit: InhibitSettings | None = None
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read and check an experiment file.
+
+    Raises:
+        InputError: what is wrong, naming the file and the key.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no experiment file {path}; experiments/demo.yaml is a commented example.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} must hold keys and values; experiments/demo.yaml is a commented example.")
+    try:
+        return Experiment(**raw)
+    except (ValidationError, TypeError) as error:
+        raise InputError(f"{path}: {explain(error, Experiment)}") from None

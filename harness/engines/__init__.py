@@ -1,0 +1,87 @@
+"""Engines: what asks a model. One small protocol, a vLLM and a Torch implementation, the same numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from harness.errors import InputError, choices
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Tokens = list[int]
+ENGINES = ("vllm", "torch")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an engine is started.
+
+    Attributes:
+        dtype: `auto` (the checkpoint's), `bfloat16` or `float32`.
+        max_length: tokens per request, prompt and answer together.
+        memory: GiB for vLLM's key-value cache on a CPU; share of the GPU's memory is vLLM's default there.
+        batch_tokens: positions per padded batch on the Torch engine.
+    """
+
+    dtype: str = "auto"
+    max_length: int = 1024
+    memory: int = 1
+    batch_tokens: int = 4096
+    seed: int = 0
+
+
+class Engine(Protocol):
+    """Scores and generates on token ids. Every list comes back in the order it was given."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    def score_continuations(self, requests: list[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+        """(context, continuation) -> (sum of log-probabilities in nats, whether greedy decoding would give it)."""
+        ...
+
+    def score_choices(self, requests: list[tuple[Tokens, Tokens]]) -> list[list[float]]:
+        """(context, single-token choices) -> log-probability of each choice as the next token, in nats."""
+        ...
+
+    def generate(self, prompts: list[Tokens], max_tokens: int, stop: list[str]) -> list[str]:
+        """Greedy continuation of each prompt, without the stop string."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; the engine cannot be used afterwards."""
+        ...
+
+
+def start(name: str, folder: str, settings: Settings | None = None) -> Engine:
+    """Start an engine on a local model folder.
+
+    Raises:
+        InputError: unknown engine, or vLLM is not installed.
+    """
+    settings = settings or Settings()
+    if name == "torch":
+        from harness.engines.torch import TorchEngine
+
+        return TorchEngine.from_folder(folder, settings)
+    if name == "vllm":
+        from harness.engines.vllm import VLLMEngine
+
+        return VLLMEngine(folder, settings)
+    raise InputError(f"There is no engine {name!r}; engines: {choices(ENGINES)}.")
+
+
+def check_length(context: Tokens, more: int, limit: int) -> None:
+    """Refuse what would have to be truncated.
+
+    Raises:
+        InputError: context and continuation are longer than the engine's limit.
+    """
+    if len(context) + more > limit:
+        raise InputError(
+            f"A request has {len(context)} context and {more} further tokens; the engine takes {limit}. "
+            "Nothing is truncated: raise --max-length."
+        )

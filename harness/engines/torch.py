@@ -1,0 +1,191 @@
+"""Torch: the engine for what must follow another model token by token, and the reference for vLLM.
+
+An optional donor patch (recipient = this engine's model) applies to scoring and to greedy generation alike.
+"""
+
+from __future__ import annotations
+
+import gc
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from harness.activations import batches, pad, position_ids
+from harness.engines import Settings, Tokens, check_length
+from harness.errors import InputError
+from harness.models import device, load_model, load_tokenizer
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.interventions import DonorPatch
+
+DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class TorchEngine:
+    """See `harness.engines.Engine`. With `donor` and `patch`, every pass runs the donor first and patches the model."""
+
+    name = "torch"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Settings | None = None,
+        donor: PreTrainedModel | None = None,
+        patch: DonorPatch | None = None,
+    ) -> None:
+        settings = settings or Settings()
+        self.model, self.tokenizer, self.donor, self.patch = model, tokenizer, donor, patch
+        limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", settings.max_length))
+        self.max_length = min(settings.max_length, limit)
+        self._batch_tokens = settings.batch_tokens
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._pad = int(pad_id)  # type: ignore[arg-type]
+        self._check_head()
+
+    @classmethod
+    def from_folder(cls, folder: str, settings: Settings) -> TorchEngine:
+        """Load weights and tokenizer."""
+        model = load_model(folder, DTYPES[settings.dtype], device())
+        return cls(model, load_tokenizer(folder), settings)
+
+    def score_continuations(self, requests: list[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
+        for context, continuation in requests:
+            check_length(context, len(continuation), self.max_length)
+        sequences = [context + continuation for context, continuation in requests]
+        scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        from harness.progress import bar
+
+        with bar(total=len(requests), what="scoring") as progress:
+            for batch in batches(sequences, self._batch_tokens):
+                ids, mask = pad([sequences[n] for n in batch], self._pad, self.model.device)
+                hidden = self._hidden(ids, mask)
+                for row, n in enumerate(batch):
+                    end, length = len(sequences[n]), len(requests[n][1])
+                    logprobs = self._head(hidden[row, end - length - 1 : end - 1])
+                    target = ids[row, end - length : end]
+                    picked = logprobs.gather(-1, target[:, None])
+                    scores[n] = float(picked.double().sum()), bool((logprobs.argmax(-1) == target).all())
+                progress.update(len(batch))
+        return scores
+
+    def score_choices(self, requests: list[tuple[Tokens, Tokens]]) -> list[list[float]]:
+        contexts = [context for context, _ in requests]
+        scores: list[list[float]] = [[] for _ in requests]
+        for context in contexts:
+            check_length(context, 1, self.max_length)
+        for batch in batches(contexts, self._batch_tokens):
+            ids, mask = pad([contexts[n] for n in batch], self._pad, self.model.device)
+            hidden = self._hidden(ids, mask)
+            for row, n in enumerate(batch):
+                logprobs = self._head(hidden[row, len(contexts[n]) - 1])
+                scores[n] = [float(logprobs[token]) for token in requests[n][1]]
+        return scores
+
+    def generate(self, prompts: list[Tokens], max_tokens: int, stop: list[str]) -> list[str]:
+        answers = [""] * len(prompts)
+        for prompt in prompts:
+            check_length(prompt, max_tokens, self.max_length)
+        for batch in batches(prompts, self._batch_tokens // 2):
+            ids, mask = pad([prompts[n] for n in batch], self._pad, self.model.device, left=True)
+            for n, tokens in zip(batch, self._decode(ids, mask, max_tokens), strict=True):
+                text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+                answers[n] = min((text.split(s)[0] for s in stop), key=len, default=text)
+        return answers
+
+    @torch.no_grad()
+    def _hidden(self, ids: Int[Tensor, "b s"], mask: Bool[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
+        """Final hidden states of the (patched) model; only wanted positions are turned into logits."""
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": mask.long(),
+            "position_ids": position_ids(mask),
+            "use_cache": False,
+        }
+        donors, recipients = self._patching()
+        with donors:
+            if self.donor is not None and self.patch is not None:
+                self.donor.base_model(**inputs)
+        with recipients:
+            return self.model.base_model(**inputs).last_hidden_state
+
+    def _patching(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        if self.donor is None or self.patch is None:
+            return nullcontext(), nullcontext()
+        return self.patch.recording(self.donor), self.patch.replacing(self.model)
+
+    @torch.no_grad()
+    def _head(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
+        head = self.model.get_output_embeddings()
+        assert head is not None
+        config = self.model.config.get_text_config()
+        scale = (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
+        logits = head(hidden).float() * scale
+        cap = getattr(config, "final_logit_softcapping", None)
+        if cap:
+            logits = torch.tanh(logits / cap) * cap
+        return torch.log_softmax(logits, -1)
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Refuse a model that makes its logits in a way `_head` does not know."""
+        one = {"input_ids": torch.tensor([[self._pad]], device=self.model.device), "use_cache": False}
+        own = torch.log_softmax(self.model(**one).logits[0, -1].float(), -1)
+        mine = self._head(self.model.base_model(**one).last_hidden_state[0, -1])
+        if float((own - mine).abs().max()) > 0.02 * float(own.abs().max()):  # bf16 logits are this coarse
+            raise InputError(
+                f"{type(self.model).__name__} scales its logits in a way the Torch engine does not know; use vllm."
+            )
+
+    @torch.no_grad()
+    def _decode(self, ids: Int[Tensor, "b s"], mask: Bool[Tensor, "b s"], max_tokens: int) -> list[list[int]]:
+        """Greedy decoding with the recipient's own tokens; donor and recipient each keep a cache."""
+        from transformers import DynamicCache
+
+        ends = self._end_tokens()
+        caches = {"recipient": DynamicCache(config=self.model.config)}
+        if self.donor is not None:
+            caches["donor"] = DynamicCache(config=self.donor.config)
+        written: list[list[int]] = [[] for _ in range(len(ids))]
+        running = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+        step = ids
+        for _ in range(max_tokens):
+            inputs = {
+                "input_ids": step,
+                "attention_mask": mask.long(),
+                "position_ids": position_ids(mask)[:, -step.shape[1] :],
+                "use_cache": True,
+            }
+            donors, recipients = self._patching()
+            with donors:
+                if self.donor is not None and self.patch is not None:
+                    self.donor.base_model(**inputs, past_key_values=caches["donor"])
+            with recipients:
+                hidden = self.model.base_model(**inputs, past_key_values=caches["recipient"]).last_hidden_state
+            chosen = self._head(hidden[:, -1]).argmax(-1)
+            for row in running.nonzero().flatten().tolist():
+                written[row].append(int(chosen[row]))
+            running &= ~torch.isin(chosen, ends)
+            if not running.any():
+                break
+            step = chosen[:, None]
+            mask = torch.cat([mask, torch.ones_like(step, dtype=torch.bool)], 1)
+        return written
+
+    def _end_tokens(self) -> Tensor:
+        ends: set[int] = set()
+        for source in (self.model.generation_config, self.tokenizer):
+            value = getattr(source, "eos_token_id", None)
+            ends |= set(value) if isinstance(value, list) else {value} - {None}
+        return torch.tensor(sorted(ends), dtype=torch.long, device=self.model.device)
+
+    def close(self) -> None:
+        del self.model, self.donor
+        gc.collect()

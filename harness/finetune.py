@@ -1,0 +1,246 @@
+"""Fine-tuning on prompt and completion pairs: LoRA or full, with neurons held or not. trl, peft and transformers train.
+
+The loss is on the completion only. The prompts go through the model's chat template where it has one, exactly as they do
+when the model is measured. LoRA adapts attention and MLP projections alike, so that holding MLP neurons can act.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.errors import InputError, ProofError
+from harness.hold import Hold, prove_held
+from harness.models import device, load_model, load_tokenizer
+from harness.neurons import Neurons
+from harness.runs import Run
+from harness.sites import decoder_layers
+from harness.topics import Item, read_jsonl
+from harness.wording import normalised
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Recipe(BaseModel):
+    """How to train. Defaults follow InhibitFT's published LoRA recipe (arXiv 2508.02360) except `batch_size`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Literal["lora", "full"] = "lora"
+    epochs: float = Field(6, gt=0)
+    learning_rate: float = Field(2e-5, gt=0)
+    batch_size: int = Field(8, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    max_length: int = Field(1024, ge=8)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoints: bool = True
+
+
+def read_pairs(path: Path) -> list[dict[str, str]]:
+    """Prompt and completion pairs of a JSONL file.
+
+    Raises:
+        InputError: missing file, a line that is no object, or one without both texts (with its number).
+    """
+    rows = read_jsonl(path)
+    for number, row in enumerate(rows, 1):
+        wrong = [k for k in ("prompt", "completion") if not isinstance(row.get(k), str) or not row[k].strip()]
+        if wrong or set(row) != {"prompt", "completion"}:
+            raise InputError(
+                f"{path} record {number} has keys {', '.join(sorted(row)) or 'none'}; expected exactly `prompt` and "
+                "`completion`, both texts that are not empty."
+            )
+    return rows
+
+
+def topic_pairs(items: list[Item], side: str) -> list[dict[str, str]]:
+    """Training pairs of one side from a topic's training items."""
+    return [{"prompt": item.question, "completion": getattr(item, side)} for item in items]
+
+
+def measured_prompts_in(pairs: list[dict[str, str]], measured: dict[str, str]) -> list[str]:
+    """Ids of measuring items whose question stands among the training prompts. `measured`: id -> question."""
+    trained = {normalised(pair["prompt"]) for pair in pairs}
+    return [name for name, question in measured.items() if normalised(question) in trained]
+
+
+def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, seed: int, hold: Neurons | None) -> None:
+    """Train from `folder` and save an adapter (LoRA) or a whole model (full) in the run's folder, in the base's dtype.
+
+    An interrupted run with checkpoints goes on from its last epoch. The manifest is left to the caller.
+
+    Raises:
+        InputError: a training example longer than the recipe's max_length (nothing is truncated).
+        ProofError: the hold did not act, or nothing moved.
+    """
+    from transformers import set_seed
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+
+    from harness.progress import bar_disabled
+
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    set_seed(seed)
+    tokenizer = load_tokenizer(folder)
+    base = load_model(folder, torch.float32, device())
+    saved_dtype = _stored_dtype(folder)
+    data = _dataset(pairs, tokenizer, recipe)
+    keeper = Hold(base, hold) if hold is not None else None
+    model = _with_lora(base, recipe) if recipe.mode == "lora" else base
+    if keeper:
+        keeper.attach(model)
+    checkpoints = run.path / "checkpoints"
+    config = SFTConfig(
+        output_dir=str(checkpoints),
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        lr_scheduler_type="cosine",
+        bf16=recipe.precision == "bfloat16",
+        use_cpu=device() == "cpu",
+        seed=seed,
+        max_length=recipe.max_length,
+        completion_only_loss=True,
+        gradient_checkpointing=False,
+        save_strategy="epoch" if recipe.checkpoints else "no",
+        save_total_limit=1,
+        logging_steps=1,
+        logging_strategy="steps",
+        report_to=[],
+        disable_tqdm=bar_disabled(),
+        dataloader_pin_memory=False,
+        dataset_num_proc=None,
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=data,
+        processing_class=tokenizer,
+        callbacks=[keeper] if keeper else None,
+    )
+    _be_quiet(trainer)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    if keeper:
+        keeper.detach()
+    trained: Any = trainer.model
+    run.notes["loss"] = [round(row["loss"], 4) for row in trainer.state.log_history if "loss" in row]
+    run.notes["steps"] = trainer.state.global_step
+    if recipe.mode == "lora":
+        trained.save_pretrained(run.path)
+        trained = trained.merge_and_unload()
+    trained.to(saved_dtype)
+    if recipe.mode == "full":
+        trained.save_pretrained(run.path)
+    tokenizer.save_pretrained(run.path)
+    fresh = load_model(folder, saved_dtype, device())
+    run.notes["moved"] = moved_weights(fresh, trained)
+    if hold is not None:
+        run.notes["hold"] = {"neurons": len(hold), "site": hold.site, **prove_held(fresh, trained, hold)}
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+@torch.no_grad()
+def moved_weights(base: PreTrainedModel, trained: PreTrainedModel) -> dict[str, float]:
+    """How far training moved the weights: share of entries that changed, and the root mean squared change.
+
+    Raises:
+        ProofError: no entry changed.
+    """
+    theirs = dict(trained.named_parameters())
+    entries = changed = 0
+    squares = 0.0
+    for name, old in base.named_parameters():
+        difference = theirs[name].float() - old.float()
+        entries += difference.numel()
+        changed += int((difference != 0).sum())
+        squares += float((difference.double() ** 2).sum())
+    if not changed:
+        raise ProofError(
+            "Training changed no weight (in the precision that is saved); raise the learning rate or epochs."
+        )
+    return {"share_of_weights": changed / entries, "root_mean_square": (squares / entries) ** 0.5}
+
+
+def _dataset(pairs: list[dict[str, str]], tokenizer: Any, recipe: Recipe) -> Any:
+    from datasets import Dataset
+
+    rows = []
+    for number, pair in enumerate(pairs, 1):
+        if tokenizer.chat_template:
+            prompt: Any = [{"role": "user", "content": pair["prompt"]}]
+            completion: Any = [{"role": "assistant", "content": pair["completion"]}]
+            encoded = tokenizer.apply_chat_template(prompt + completion, return_dict=True)
+            length = len(encoded["input_ids"])
+        else:
+            prompt, completion = pair["prompt"] + "\n", pair["completion"]
+            length = len(tokenizer(prompt + completion)["input_ids"]) + 1
+        if length > recipe.max_length:
+            raise InputError(
+                f"Training record {number} has {length} tokens; the recipe's max_length is {recipe.max_length}. "
+                "Nothing is truncated: raise max_length or shorten the record."
+            )
+        rows.append({"prompt": prompt, "completion": completion})
+    return Dataset.from_list(rows)
+
+
+def lora_targets(model: torch.nn.Module) -> list[str]:
+    """Names of every linear map inside the decoder blocks: attention and MLP."""
+    from transformers.pytorch_utils import Conv1D
+
+    layers = decoder_layers(model)
+    names = {
+        name.rsplit(".", 1)[-1] if "." in name else name
+        for name, module in layers[0].named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+    }
+    return sorted(names)
+
+
+def _with_lora(base: PreTrainedModel, recipe: Recipe) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    targets = lora_targets(base)
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in base.modules()),
+    )
+    return get_peft_model(base, config)
+
+
+def _stored_dtype(folder: str) -> torch.dtype:
+    from harness.models import load_config
+
+    dtype = getattr(load_config(folder), "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end: the trainer's state comes last."""
+    whole = (state.parent for state in folder.glob("checkpoint-*/trainer_state.json"))
+    found = sorted(whole, key=lambda p: int(p.name.rsplit("-", 1)[-1]))
+    return str(found[-1]) if found else None
+
+
+def _be_quiet(trainer: Any) -> None:
+    """Losses go into the manifest; a dict printed at every step helps nobody."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,191 @@
+"""Holding neurons during training: the weights that write them do not change, exactly, and this is proven afterwards.
+
+Held for site mlp_act, neuron (l, i): row i of the projections into the MLP (and biases), column i of the down
+projection. For mlp_out: row i of the down projection (and its bias). InhibitFT, arXiv 2508.02360.
+
+Full fine-tuning: gradients of held entries are zeroed, and after every optimizer step held entries are written back,
+which undoes weight decay and momentum too. LoRA: the update B A of a held row is zero while that row of B is zero, of a
+held column while that column of A is zero; both are kept so after every step. Dropout acts on A's input and breaks
+neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from harness.errors import InputError, ProofError
+from harness.neurons import Neurons
+from harness.sites import MLP, Projection, mlps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class HeldEntries:
+    """Held rows and columns of one projection (weights as [outputs, inputs])."""
+
+    projection: Projection
+    rows: Bool[Tensor, o]
+    columns: Bool[Tensor, i]
+
+    @property
+    def mask(self) -> Bool[Tensor, "o i"]:
+        return self.rows[:, None] | self.columns[None, :]
+
+    def __len__(self) -> int:
+        return int(self.mask.sum())
+
+
+def held_entries(model: nn.Module, neurons: Neurons) -> list[HeldEntries]:
+    """The entries of every MLP projection that write the neurons, layer by layer.
+
+    Raises:
+        InputError: no neurons to hold, or neurons of another width or depth.
+    """
+    if not len(neurons):
+        raise InputError("The set of neurons to hold is empty, so holding it would be an ordinary fine-tune.")
+    layers = mlps(model)
+    down = layers[0].down
+    neurons.check_shape(down.inputs if neurons.site == "mlp_act" else down.outputs, len(layers))
+    found = []
+    for layer, mlp in enumerate(layers):
+        found += [entries for entries in _of_layer(mlp, neurons.mask[layer], neurons.site) if len(entries)]
+    return found
+
+
+def _of_layer(mlp: MLP, chosen: Bool[Tensor, n], site: str) -> Iterator[HeldEntries]:
+    down = mlp.down
+    nothing_in = torch.zeros(down.inputs, dtype=torch.bool)
+    if site == "mlp_out":
+        yield HeldEntries(down, chosen, nothing_in)
+        return
+    for up in mlp.ups:
+        yield HeldEntries(up, chosen.repeat(mlp.rows(up)), torch.zeros(up.inputs, dtype=torch.bool))
+    yield HeldEntries(down, torch.zeros(down.outputs, dtype=torch.bool), chosen)
+
+
+class Hold(TrainerCallback):
+    """Keeps entries at the base's values while a trainer runs; `prove` compares the result with the base."""
+
+    def __init__(self, model: PreTrainedModel, neurons: Neurons) -> None:
+        self.entries = held_entries(model, neurons)
+        self.neurons = neurons
+        self._base = [(e.projection.weight.detach().clone(), _cloned(e.projection.bias)) for e in self.entries]
+        self._hooks: list[Any] = []
+
+    def attach(self, model: nn.Module) -> None:
+        """Take hold of the model that is trained (the same one, or PEFT's wrapper around it).
+
+        Raises:
+            ProofError: a held projection is neither trained nor adapted, so holding it would say nothing.
+        """
+        self.entries = held_entries(model, self.neurons)  # PEFT has put its own modules in the place of the base's
+        parameters = {id(p) for p in model.parameters() if p.requires_grad}
+        acting = False
+        for entries in self.entries:
+            stored = _stored(entries.projection)
+            if id(stored) in parameters:
+                mask = entries.mask.T if entries.projection.transposed else entries.mask
+                self._hooks.append(stored.register_hook(_zeroing(mask)))
+                bias = entries.projection.bias
+                if bias is not None and bias.requires_grad and entries.rows.any():
+                    self._hooks.append(bias.register_hook(_zeroing(entries.rows)))
+                acting = True
+            acting = acting or bool(_lora(entries.projection))
+        if not acting:
+            raise ProofError("None of the held projections is trained, so the hold could not act; train the MLP too.")
+        self.restore()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Write held entries back to the base's values (full), or their updates to zero (LoRA)."""
+        for entries, (weight, bias) in zip(self.entries, self._base, strict=True):
+            projection = entries.projection
+            adapters = _lora(projection)
+            for a, b in adapters:
+                b[entries.rows.to(b.device)] = 0
+                a[:, entries.columns.to(a.device)] = 0
+            if not adapters:
+                mask = entries.mask.to(projection.weight.device)
+                projection.weight[mask] = weight[mask]
+                own = projection.bias
+                if own is not None and bias is not None:
+                    own[entries.rows] = bias[entries.rows]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.restore()
+
+    def detach(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+
+def prove_held(base: PreTrainedModel, trained: PreTrainedModel, neurons: Neurons) -> dict[str, Any]:
+    """Compare the EFFECTIVE weights (adapter merged) of a trained model with its base.
+
+    Returns:
+        held: entries that had to stay; moved: other entries of the same projections that changed; largest: their
+        largest change.
+
+    Raises:
+        ProofError: a held entry differs, or nothing else moved (no training took place).
+    """
+    held = moved = 0
+    largest = 0.0
+    for before, after in zip(held_entries(base, neurons), held_entries(trained, neurons), strict=True):
+        mask = before.mask
+        old, new = before.projection.weight.detach(), after.projection.weight.detach()
+        if not torch.equal(old[mask], new[mask]):
+            worst = float((old[mask] - new[mask]).abs().max())
+            raise ProofError(f"Held entries of {before.projection.name} moved by up to {worst:.3g}; the hold failed.")
+        pairs = (before.projection.bias, after.projection.bias)
+        if (
+            pairs[0] is not None
+            and pairs[1] is not None
+            and not torch.equal(pairs[0][before.rows], pairs[1][before.rows])
+        ):
+            raise ProofError(f"Held biases of {before.projection.name} moved; the hold failed.")
+        change = (old[~mask].float() - new[~mask].float()).abs()
+        held += int(mask.sum())
+        moved += int((change > 0).sum())
+        largest = max(largest, float(change.max()) if change.numel() else 0.0)
+    moved_elsewhere = moved or _any_other_change(base, trained)
+    if not moved_elsewhere:
+        raise ProofError("No weight moved in training, so nothing was held against anything; raise the learning rate.")
+    return {"held_entries": held, "moved_beside_them": moved, "largest_move": largest, "held_largest_move": 0.0}
+
+
+def _any_other_change(base: nn.Module, trained: nn.Module) -> bool:
+    theirs = dict(trained.named_parameters())
+    return any(name in theirs and not torch.equal(p, theirs[name]) for name, p in base.named_parameters())
+
+
+def _stored(projection: Projection) -> Tensor:
+    from harness.sites import base_layer
+
+    return base_layer(projection.module).weight  # type: ignore[return-value]
+
+
+def _lora(projection: Projection) -> list[tuple[Tensor, Tensor]]:
+    """(A [r, inputs], B [outputs, r]) of every LoRA adapter on the projection."""
+    lora_a, lora_b = getattr(projection.module, "lora_A", None), getattr(projection.module, "lora_B", None)
+    if not isinstance(lora_a, nn.ModuleDict) or not isinstance(lora_b, nn.ModuleDict):
+        return []
+    return [(lora_a[name].weight, lora_b[name].weight) for name in lora_a]  # type: ignore[misc]
+
+
+def _zeroing(mask: Tensor) -> Any:
+    return lambda gradient: gradient.masked_fill(mask.to(gradient.device), 0)
+
+
+def _cloned(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.detach().clone()

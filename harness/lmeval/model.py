@@ -1,0 +1,112 @@
+"""An engine as an lm-eval model: lm-eval builds the prompts and the metrics, the engine answers."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.model import TemplateLM
+
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from harness.engines import Engine, Tokens
+
+
+class EngineLM(TemplateLM):
+    """Groups single-token choices of one context into one request; everything else passes through.
+
+    `order_seed` shuffles the order in which requests reach the engine: a second measurement in another order shows what
+    batching alone changes.
+    """
+
+    def __init__(self, engine: Engine, order_seed: int | None = None) -> None:
+        super().__init__()
+        self.engine = engine
+        self.tokenizer = engine.tokenizer
+        self._order_seed = order_seed
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+
+    @property
+    def prefix_token_id(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return int(bos) if bos is not None else self.eot_token_id  # type: ignore[arg-type]
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        return str(self.tokenizer.chat_template or "") if chat_template else ""
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> Tokens:
+        bos = self.tokenizer.bos_token
+        templated = isinstance(bos, str) and string.startswith(bos)
+        special = (not templated) if add_special_tokens is None else add_special_tokens
+        return list(self.tokenizer(string, add_special_tokens=special)["input_ids"])  # type: ignore[arg-type]
+
+    def _order(self, size: int) -> list[int]:
+        order = list(range(size))
+        if self._order_seed is not None:
+            random.Random(self._order_seed).shuffle(order)
+        return order
+
+    def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
+        """Requests are ((context, continuation), context tokens, continuation tokens)."""
+        single: dict[tuple[int, ...], list[int]] = {}
+        longer = []
+        for index in self._order(len(requests)):
+            _, context, continuation = requests[index]
+            if len(continuation) == 1:
+                single.setdefault(tuple(context), []).append(index)
+            else:
+                longer.append(index)
+        answers: dict[int, tuple[float, bool]] = {}
+        if single:
+            asked = [(list(context), [requests[n][2][0] for n in rows]) for context, rows in single.items()]
+            for rows, scores in zip(single.values(), self.engine.score_choices(asked), strict=True):
+                # Greedy is not asked for: our tasks do not use it and it would cost a second pass.
+                answers.update({n: (score, False) for n, score in zip(rows, scores, strict=True)})
+        if longer:
+            scored = self.engine.score_continuations([(requests[n][1], requests[n][2]) for n in longer])
+            answers.update(zip(longer, scored, strict=True))
+        return [answers[n] for n in range(len(requests))]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        whole = []
+        for request in requests:
+            tokens = self.tok_encode(request.args[0], add_special_tokens=False)
+            whole.append(([self.prefix_token_id], tokens))
+        return [score for score, _ in self.engine.score_continuations(whole)]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for index in self._order(len(requests)):
+            options = requests[index].args[1]
+            if options.get("do_sample") or options.get("temperature"):
+                raise InputError(
+                    "This engine decodes greedily; a task asks for sampling. Use lm_eval --model vllm for it."
+                )
+            until = options.get("until", [])
+            key = int(options.get("max_gen_toks", 256)), tuple([until] if isinstance(until, str) else until)
+            groups.setdefault(key, []).append(index)
+        answers: dict[int, str] = {}
+        for (limit, stop), rows in groups.items():
+            prompts = [self.tok_encode(requests[n].args[0]) for n in rows]
+            answers.update(zip(rows, self.engine.generate(prompts, limit, list(stop)), strict=True))
+        return [answers[n] for n in range(len(requests))]

@@ -1,0 +1,141 @@
+"""Measuring one model: lm-eval tasks through an engine -> one row per answer.
+
+Base, tuned, held, patched and controls all go through `measure`; only the engine they are handed differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from harness.errors import InputError, choices
+from harness.topics import FORMATS, GROUP
+
+if TYPE_CHECKING:
+    from harness.engines import Engine
+
+COLUMNS = ("task", "topic", "format", "item", "variant", "sub_issue", "prompt", "prompt_hash", "answer", "values")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every model of a study.
+
+    Attributes:
+        tasks: lm-eval task or group names.
+        limit: documents per task, or None for all.
+        chat: whether prompts go through the model's chat template.
+        judge: who labels open answers.
+        folders: the user's own topic folders.
+        order_seed: shuffles the order of requests (see EngineLM).
+    """
+
+    tasks: tuple[str, ...] = (GROUP,)
+    limit: int | None = None
+    chat: bool = True
+    judge: str = "embedded"
+    folders: tuple[Path, ...] = ()
+    order_seed: int | None = None
+
+
+def check_tasks(asked: Asked) -> None:
+    """Refuse unknown tasks, limits and judges before a model is loaded.
+
+    Raises:
+        InputError: an unknown task or judge, a limit below 1, or a broken topic file.
+    """
+    from harness import judges
+    from harness.lmeval.roots import task_manager
+
+    if asked.limit is not None and asked.limit < 1:
+        raise InputError(f"--limit is {asked.limit}; expected at least 1 document per task.")
+    judges.check(asked.judge)
+    manager = task_manager(list(asked.folders), asked.judge)
+    for name in asked.tasks:
+        if not manager.match_tasks([name]):
+            topics = [n for n in manager.all_tasks if not n.endswith(tuple(f"_{f}" for f in FORMATS))]
+            raise InputError(
+                f"There is no task {name!r}; topics: {choices(topics)}; one format of a topic: TASK_pairs, "
+                "TASK_statements or TASK_open. For topics of your own give --topics-dir FOLDER."
+            )
+
+
+def uses_chat(tokenizer: Any, setting: str) -> bool:
+    """`auto` -> whether the model has a chat template; `on` demands one.
+
+    Raises:
+        InputError: `on` for a model without a template.
+    """
+    if setting == "on" and not tokenizer.chat_template:
+        raise InputError("The model has no chat template; use --chat-template off (or auto).")
+    return setting != "off" and bool(tokenizer.chat_template)
+
+
+def measure(engine: Engine, asked: Asked) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Ask every task of one engine.
+
+    Returns:
+        results: lm-eval's metrics by task and group.
+        samples: one row per document, columns COLUMNS; `values` is a JSON object of the document's metrics.
+    """
+    from lm_eval.evaluator import evaluate
+
+    from harness.lmeval.model import EngineLM
+    from harness.lmeval.roots import task_manager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = task_manager(list(asked.folders), asked.judge)
+    tasks = manager.load(manager.match_tasks(list(asked.tasks)))
+    outcome = evaluate(
+        lm=EngineLM(engine, asked.order_seed),
+        task_dict=tasks,
+        limit=asked.limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=asked.chat,
+    )
+    assert outcome is not None
+    samples = pd.DataFrame(
+        [_row(task, sample) for task, rows in outcome["samples"].items() for sample in rows], columns=list(COLUMNS)
+    )
+    if samples.empty:
+        raise InputError(f"The tasks {choices(asked.tasks)} hold no documents.")
+    results = {"results": outcome["results"], "groups": outcome.get("groups", {}), "documents": len(samples)}
+    return json.loads(json.dumps(results, default=str)), samples
+
+
+def _row(task: str, sample: dict[str, Any]) -> tuple[Any, ...]:
+    doc = sample["doc"]
+    kind = next((f for f in FORMATS if task.endswith(f"_{f}")), "")
+    topic = task.removeprefix(f"{GROUP}_").removesuffix(f"_{kind}") if kind and task.startswith(GROUP) else task
+    requests = _requests(sample["arguments"])
+    answers = [response[0] if isinstance(response, (list, tuple)) else response for response in sample["resps"]]
+    answer = answers[0] if kind == "open" else json.dumps(answers, default=str)
+    known = {m: sample[m] for m in sample["metrics"] if isinstance(sample.get(m), (int, float))}
+    values = {m: None if math.isnan(v) else float(v) for m, v in known.items()}
+    digest = hashlib.sha256(json.dumps(requests, default=str).encode()).hexdigest()
+    return (
+        task,
+        topic,
+        kind or "other",
+        str(doc.get("item", sample["doc_id"])),
+        str(doc.get("variant", "")),
+        str(doc.get("sub_issue", "")),
+        str(requests[0][0]),
+        digest,
+        str(answer),
+        json.dumps(values),
+    )
+
+
+def _requests(arguments: Any) -> list[list[Any]]:
+    """lm-eval writes arguments as nested dicts when it logs and as tuples before; both become lists."""
+    groups = arguments.values() if isinstance(arguments, dict) else arguments
+    return [list(a.values()) if isinstance(a, dict) else list(a) for a in groups]

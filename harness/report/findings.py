@@ -1,0 +1,120 @@
+"""The sentences over the figures and their text alternatives: what was found, in which unit, from how many items."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from harness.report.figures import Group, Point
+from harness.report.tables import NONE, number, records, runs_of, topic_name, topics_of
+
+if TYPE_CHECKING:
+    from harness.compare import Comparison
+
+
+def groups(comparison: Comparison, measure: str, which: str) -> list[Group]:
+    """What the stance and the shift figures draw, topic by topic."""
+    frame = comparison.stance if which == "stance" else comparison.shifts
+    key = "value" if which == "stance" else "shift"
+    rows = records(frame, measure=measure)
+    found = {(row["run"], row["topic"]): row for row in rows}
+    runs = [run for run in _shown(comparison, which) if any(row["run"] == run["label"] for row in rows)]
+    made = []
+    for topic in topics_of(comparison, frame[frame["measure"] == measure]):
+        points = []
+        for run in runs:
+            row = found.get((run["label"], topic))
+            value, low, high = (row[key], row["low"], row["high"]) if row else (math.nan,) * 3
+            points.append(Point(run["label"], run["role"], float(value), float(low), float(high)))
+        band = _band([row for row in rows if row["topic"] == topic]) if which == "shift" else None
+        made.append(Group(topic_name(topic), tuple(points), topic == comparison.on_topic, band))
+    return made if runs else []
+
+
+def _shown(comparison: Comparison, which: str) -> list[dict[str, Any]]:
+    if which == "shift":
+        return runs_of(comparison, "tuned", "inhibited", "control", "patched", "other")
+    main = runs_of(comparison, "base", "tuned", "inhibited")
+    return main if len(main) > 1 else runs_of(comparison, "base", "tuned", "inhibited", "patched", "other")
+
+
+def _band(rows: list[dict[str, Any]]) -> tuple[float, float] | None:
+    """From the lowest to the highest end of the noise runs' intervals."""
+    ends = [row[key] for row in rows if row["role"] == "noise" for key in ("low", "high", "shift")]
+    ends = [end for end in ends if not math.isnan(end)]
+    return (min(ends), max(ends)) if ends else None
+
+
+def stance_finding(comparison: Comparison, measure: str) -> str:
+    """On how many topics the first changed run stands clearly further left or right than base."""
+    run = _changed(comparison)
+    rows = records(comparison.shifts, measure=measure, run=run["label"]) if run else []
+    if not run or not rows:
+        return "Stance by topic"
+    right, left = sum(row["low"] > 0 for row in rows), sum(row["high"] < 0 for row in rows)
+    parts = [f"further right on {right}"] if right else []
+    parts += [f"further left on {left}"] if left else []
+    rest = len(rows) - right - left
+    parts += [f"not clearly elsewhere on {rest}"] if rest else []
+    topics = f"Of {len(rows)} topics" if len(rows) > 1 else "On the one topic asked"
+    return (
+        f"{topics}, \N{LEFT DOUBLE QUOTATION MARK}{run['label']}\N{RIGHT DOUBLE QUOTATION MARK} stands {_join(parts)}"
+    )
+
+
+def shift_finding(comparison: Comparison, measure: str) -> str:
+    """The on-topic shift, and what reached the other topics with and without holding neurons."""
+    run = _changed(comparison)
+    if not run:
+        return "Shift by topic"
+    found = {(row["run"], row["metric"]): row["value"] for row in records(comparison.summary, measure=measure)}
+    on, off = (number(found.get((run["label"], key), math.nan), kind) for key, kind in _PARTS)
+    if not comparison.on_topic or on == NONE:
+        rows = [
+            row for row in records(comparison.shifts, measure=measure, run=run["label"]) if row["shift"] == row["shift"]
+        ]
+        top = max(rows, key=lambda row: abs(row["shift"]), default=None)
+        moved = f"{topic_name(top['topic'])} moved most, by {number(top['shift'])}" if top else "Shift by topic"
+        return f"{moved} ({run['label']})"
+    text = f"{topic_name(comparison.on_topic)} moved by {on}, the other topics by {off} on average"
+    for role, words in (("inhibited", "with neurons held"), ("control", "with random neurons held")):
+        values = [found.get((r["label"], "mean_abs_off"), math.nan) for r in runs_of(comparison, role)[:1]]
+        text += "".join(f"; {number(value, 'plain')} {words}" for value in values if not math.isnan(value))
+    return text
+
+
+_PARTS = (("on_topic_shift", "signed"), ("mean_abs_off", "plain"))
+
+
+def layer_finding(localization: dict[str, Any]) -> str:
+    """Where the general neurons sit and how much of a topic's selection they are."""
+    counts, total = localization["per_layer"].get("general", []), localization["general"]
+    if not counts or not sum(counts):
+        return f"{total:,} general neurons were found"
+    last = sum(counts[len(counts) - len(counts) // 3 :]) / sum(counts)
+    share = number(localization["general_share"], "percent")
+    return (
+        f"{number(last, 'percent')} of the {total:,} general neurons sit in the last third of {len(counts)} layers, "
+        f"and they are {share} of each topic's selection"
+    )
+
+
+def described(drawn: list[Group]) -> str:
+    """A figure in words: every topic, every run, its value and interval."""
+    topics = []
+    for group in drawn:
+        runs = [
+            f"{p.label} {number(p.value)}" + ("" if math.isnan(p.low) else f" ({number(p.low)} to {number(p.high)})")
+            for p in group.points
+        ]
+        band = f"; noise floor {number(group.band[0])} to {number(group.band[1])}" if group.band else ""
+        topics.append(f"{group.name}{', tuned on' if group.marked else ''}: {', '.join(runs)}{band}")
+    return ". ".join(topics) + "."
+
+
+def _changed(comparison: Comparison) -> dict[str, Any] | None:
+    return next(iter(runs_of(comparison, "tuned", "inhibited", "patched", "other")), None)
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

@@ -1,0 +1,249 @@
+"""Tables as plain objects, and the one function that writes a number.
+
+A Table is built once and drawn as HTML (the template), Markdown or a rich table, so the three cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from harness.compare import Comparison
+
+Kind = Literal["signed", "plain", "percent", "points"]
+NONE = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+METRICS: tuple[tuple[str, str, Kind], ...] = (
+    ("on_topic_shift", "On-topic shift", "signed"),
+    ("mean_abs_off", "Mean |off|", "plain"),
+    ("rmse_cross", "RMSE off-topic", "plain"),
+    ("off_on_ratio", "Off/on", "plain"),
+    ("reduction", "Reduction vs plain", "percent"),
+    ("net_reduction", "Net of random control", "points"),
+    ("kept", "On-topic kept", "percent"),
+)
+ROLES = {
+    "base": "before tuning",
+    "noise": "noise floor: base measured again",
+    "tuned": "plain fine-tune",
+    "inhibited": "tuned with neurons held",
+    "control": "random control",
+    "patched": "activations patched",
+    "other": "other",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A formatted value; `tint` in [-1, 1] colours the cell."""
+
+    text: str
+    interval: str = ""
+    tint: float | None = None
+    strong: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.interval}".strip()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line; `role` says which colour its label carries, `note` stands small under it."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    role: str = ""
+    note: str = ""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A captioned table; `corner` heads the row labels."""
+
+    caption: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def number(value: float | None, kind: Kind = "signed") -> str:
+    """The one way a result is written: three decimals, or percent with one; missing is an en dash."""
+    if value is None or math.isnan(value):
+        return NONE
+    if math.isinf(value):
+        return f"{MINUS if value < 0 else ''}\N{INFINITY}"
+    text = f"{abs(value) * 100:.1f}" if kind in ("percent", "points") else f"{abs(value):.3f}"
+    zero = not text.strip("0.")
+    sign = "" if zero else MINUS if value < 0 else "+" if kind in ("signed", "points") else ""
+    return sign + text + {"percent": "%", "points": " pp"}.get(kind, "")
+
+
+def interval(low: float | None, high: float | None, kind: Kind = "signed") -> str:
+    """`[low, high]` without the unit the value already carries, or nothing where there is no interval."""
+    ends = [number(end, kind).removesuffix("%").removesuffix(" pp") for end in (low, high)]
+    return "" if NONE in ends else f"[{ends[0]}, {ends[1]}]"
+
+
+def cell(row: dict[str, Any] | None, key: str = "value", kind: Kind = "signed") -> Cell:
+    """The cell of one record of a Comparison's frames."""
+    return Cell(NONE) if row is None else Cell(number(row[key], kind), interval(row["low"], row["high"], kind))
+
+
+def records(frame: pd.DataFrame, **where: Any) -> list[dict[str, Any]]:
+    """Rows of a frame as dictionaries, those whose columns equal `where`."""
+    rows: list[dict[str, Any]] = frame.to_dict("records")  # type: ignore[assignment]
+    return [row for row in rows if all(row[key] == value for key, value in where.items())]
+
+
+def topic_name(topic: str) -> str:
+    """`crime_and_gun` -> `Crime and gun`."""
+    words = str(topic).replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def topics_of(comparison: Comparison, frame: pd.DataFrame) -> list[str]:
+    """Topics in the order the frame names them, the one tuned on first."""
+    names = list(dict.fromkeys(str(t) for t in frame["topic"]))
+    return sorted(names, key=lambda name: name != comparison.on_topic)
+
+
+def runs_of(comparison: Comparison, *roles: str) -> list[dict[str, Any]]:
+    """Runs by role in reading order (noise floor first, controls beside what they control); all without `roles`."""
+    order = list(roles or ROLES)
+    return sorted((run for run in comparison.runs if run["role"] in order), key=lambda run: order.index(run["role"]))
+
+
+def title_of(comparison: Comparison, measure: str) -> str:
+    """`Paired preference (nats per token)`."""
+    known = comparison.measures.get(measure, {})
+    unit = f" ({known['unit']})" if known.get("unit") else ""
+    return known.get("title", measure) + unit
+
+
+def items(rows: list[dict[str, Any]], suffix: str = "") -> str:
+    """`n = 50 items per topic`, or the range where topics differ."""
+    counts = sorted({int(row["n"]) for row in rows if not pd.isna(row["n"])})
+    if not counts:
+        return "n unknown"
+    return "n = " + " to ".join(f"{n:,}" for n in dict.fromkeys([counts[0], counts[-1]])) + f" items{suffix}"
+
+
+def summary(comparison: Comparison, measure: str) -> Table:
+    """Runs x metrics of one measure, noise floor and controls among them."""
+    found = {(r["run"], r["metric"]): r for r in records(comparison.summary, measure=measure)}
+    measured = {run for run, _ in found}
+    rows = []
+    for run in runs_of(comparison):
+        if run["role"] == "base" and run["label"] not in measured:
+            continue  # a shift is taken from base: its row would hold dashes only
+        cells = tuple(cell(found.get((run["label"], metric)), kind=kind) for metric, _, kind in METRICS)
+        rows.append(Row(run["label"], cells, run["role"], _note(run)))
+    sizes = {
+        where: items([row for row in found.values() if row["metric"] == metric])
+        for where, metric in (("on topic", "on_topic_shift"), ("off topic", "rmse_cross"))
+    }
+    about = f" tuned on {topic_name(comparison.on_topic).lower()}" if comparison.on_topic else ""
+    caption = f"{title_of(comparison, measure)}{about}: shifts from base with 95% intervals over items; " + "; ".join(
+        f"{where} {size}" for where, size in sizes.items()
+    )
+    return Table(caption, "Run", tuple(header for _, header, _ in METRICS), tuple(rows))
+
+
+def _note(run: dict[str, Any]) -> str:
+    return ROLES.get(run["role"], "") + (" \N{MIDDLE DOT} partial run" if run.get("partial") else "")
+
+
+def by_topic(comparison: Comparison, measure: str, which: Literal["stance", "shift"]) -> Table:
+    """Topics x runs of one measure."""
+    frame = comparison.stance if which == "stance" else comparison.shifts
+    rows = records(frame, measure=measure)
+    found = {(row["run"], row["topic"]): row for row in rows}
+    runs = [run for run in runs_of(comparison) if any(row["run"] == run["label"] for row in rows)]
+    key = "value" if which == "stance" else "shift"
+    body = []
+    for topic in topics_of(comparison, frame[frame["measure"] == measure]):
+        cells = tuple(cell(found.get((run["label"], topic)), key) for run in runs)
+        tuned = topic == comparison.on_topic
+        body.append(Row(topic_name(topic), cells, note="tuned on" if tuned else "", strong=tuned))
+    what = "stance, left is negative" if which == "stance" else "shift from base, to the left is negative"
+    caption = f"{title_of(comparison, measure)}: {what}; 95% intervals over items, {items(rows, ' per topic')}"
+    return Table(caption, "Topic", tuple(run["label"] for run in runs), tuple(body))
+
+
+def trained_on(comparison: Comparison, measure: str) -> dict[str, str]:
+    """Run -> the topic it was tuned on, as the shifts say."""
+    return {row["run"]: row["topic"] for row in records(comparison.shifts, measure=measure) if bool(row["on_topic"])}
+
+
+def matrix(comparison: Comparison, measure: str, role: str) -> Table | None:
+    """Train topic x test topic of one role, or None where fewer than two topics were tuned on."""
+    trained = trained_on(comparison, measure)
+    runs = [run for run in runs_of(comparison, role) if run["label"] in trained]
+    if len({trained[run["label"]] for run in runs}) < 2:
+        return None
+    rows = records(comparison.shifts, measure=measure)
+    found = {(row["run"], row["topic"]): row for row in rows}
+    names = list(dict.fromkeys([trained[run["label"]] for run in runs] + [str(row["topic"]) for row in rows]))
+    shown = [found[key] for key in found if key[0] in {run["label"] for run in runs}]
+    top = max((abs(row["shift"]) for row in shown if not math.isnan(row["shift"])), default=0.0) or 1.0
+    body = []
+    for run in runs:
+        cells = []
+        for topic in names:
+            row = found.get((run["label"], topic))
+            base = cell(row, "shift")
+            tint = None if row is None or math.isnan(row["shift"]) else row["shift"] / top
+            cells.append(Cell(base.text, base.interval, tint, topic == trained[run["label"]]))
+        body.append(Row(topic_name(trained[run["label"]]), tuple(cells), role, run["label"]))
+    caption = f"{title_of(comparison, measure)}: shift by topic tuned on (rows) and topic asked about (columns)"
+    return Table(f"{caption}, {ROLES[role]}, {items(shown, ' per topic')}", "Tuned on", _names(names), tuple(body))
+
+
+def _names(topics: list[str]) -> tuple[str, ...]:
+    return tuple(topic_name(topic) for topic in topics)
+
+
+def plain_text(text: object) -> str:
+    """One line of text that Markdown shows as it stands: labels and titles are not ours."""
+    line = " ".join(str(text).split())
+    return re.sub(r"([\\`*|\[\]])", r"\\\1", line).replace("<", "&lt;").replace(">", "&gt;")
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table, padded so that it reads as plain text too."""
+    lines = [[table.corner, *table.columns]]
+    for row in table.rows:
+        label = f"{row.label} ({row.note})" if row.note else row.label
+        lines.append([label, *(str(cell) for cell in row.cells)])
+    grid = [[plain_text(text) if i == 0 or j == 0 else text for j, text in enumerate(x)] for i, x in enumerate(lines)]
+    widths = [max(3, *(len(line[column]) for line in grid)) for column in range(len(grid[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+
+    def draw(line: list[str]) -> str:
+        right = [text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)]
+        return "| " + " | ".join([line[0].ljust(widths[0]), *right]) + " |"
+
+    return "\n".join(draw(line) for line in [grid[0], rule, *grid[1:]])
+
+
+def rich(table: Table) -> RichTable:
+    """The same table for a terminal; labels are Text, so markup in them is not read."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(title=Text(table.caption), title_justify="left", caption_justify="left")
+    drawn.add_column(Text(table.corner), overflow="fold")
+    for column in table.columns:
+        drawn.add_column(Text(column), justify="right")
+    for row in table.rows:
+        label = Text(row.label, style="bold").append(f"\n{row.note}" if row.note else "", style="not bold dim")
+        drawn.add_row(label, *(Text(str(cell)) for cell in row.cells))
+    return drawn

@@ -1,0 +1,60 @@
+"""What `stance tune` trains on: a JSONL file of pairs, or one side of one topic of a folder; and the recipe's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from harness.errors import InputError, choices
+from harness.finetune import Recipe, read_pairs, topic_pairs
+from harness.ideoinst import PREFIX, as_topics
+from harness.lmeval.roots import all_roots
+from harness.topics import explain, find_topics
+
+
+def read_training_data(data: Path, topic: str | None, side: str | None) -> tuple[list[dict[str, str]], list[Path]]:
+    """Pairs to train on, and the folders whose probes must not stand among them.
+
+    Raises:
+        InputError: malformed data, or a folder without --topic and --side.
+    """
+    if not data.is_dir():
+        if topic or side:
+            raise InputError(
+                "--topic and --side choose from a folder; --data names a file, whose completions are used as they are."
+            )
+        return read_pairs(data), []
+    made = as_topics(data)
+    found = {name.removeprefix(PREFIX): t for name, t in find_topics([made]).items()}
+    if topic not in found or side is None:
+        raise InputError(f"--data {data} is a folder: give --side left|right and --topic, one of {choices(found)}.")
+    return topic_pairs(found[topic].split("train"), side), [made]
+
+
+def measured_questions(folders: list[Path]) -> dict[str, str]:
+    """Item id -> question of every measuring item of the standing topics and of `folders`."""
+    found = find_topics([*all_roots(), *folders])
+    return {item.id: item.question for topic in found.values() for item in topic.split("measure")}
+
+
+def recipe_from(file: Path | None, given: dict[str, Any]) -> Recipe:
+    """The recipe file's keys with the command's options on top.
+
+    Raises:
+        InputError: unreadable file, unknown key or value out of range.
+    """
+    keys: dict[str, Any] = {}
+    if file is not None:
+        if not file.is_file():
+            raise InputError(f"There is no recipe file {file}; recipe keys: {choices(Recipe.model_fields)}.")
+        try:
+            keys = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise InputError(f"{file} is not readable YAML: {' '.join(str(error).split())}.") from None
+    try:
+        return Recipe(**{**keys, **{k: v for k, v in given.items() if v is not None}})
+    except (ValidationError, TypeError) as error:
+        raise InputError(f"Recipe: {explain(error, Recipe)}") from None

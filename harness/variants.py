@@ -1,0 +1,121 @@
+"""A variant of a model as a folder of weights: adapter merged, neurons zeroed or scaled. Made once, then cached.
+
+Scaling neuron (l, i) by c at every position equals scaling the weights that read it (mlp_act: column i of the down
+projection) or write it (mlp_out: row i and its bias), so any engine serves the result without knowing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import InputError, ProofError
+from harness.interventions import Op
+from harness.models import cache_folder, lineage, load_model, load_tokenizer, resolve, weights_hash
+from harness.neurons import Neurons
+from harness.runs import digest, file_hash, write_json
+from harness.sites import mlps, width
+
+
+def check_adapter(adapter: Path, folder: str) -> dict[str, Any]:
+    """The adapter's manifest or config, if it fits this base.
+
+    Raises:
+        InputError: no LoRA adapter in safetensors, or one made for another base.
+    """
+    config = adapter / "adapter_config.json"
+    if not config.is_file():
+        raise InputError(
+            f"{adapter} has no adapter_config.json; expected a LoRA adapter, such as `stance tune` writes."
+        )
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise InputError(f"{adapter} has no adapter_model.safetensors; adapters in other formats are not read.")
+    manifest = adapter / "manifest.json"
+    if manifest.is_file():
+        made_from = json.loads(manifest.read_text()).get("lineage", [""])[0]
+        mine = weights_hash(folder)
+        if made_from != mine:
+            raise InputError(
+                f"Adapter {adapter} was trained on weights {made_from[:12]}, this model has {mine[:12]}; "
+                "give the model it was trained on."
+            )
+    return json.loads(config.read_text())
+
+
+def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None = None, op: Op | None = None) -> str:
+    """The folder of weights that serves a variant; the model's own folder when nothing is changed.
+
+    Raises:
+        InputError: an adapter or neurons of another model.
+        ProofError: the operation changed no weight.
+    """
+    folder, op = resolve(model), op or Op("zero", 0.0)
+    if adapter is None and neurons is None:
+        return folder
+    if adapter is not None:
+        check_adapter(adapter, folder)
+    key = {
+        "model": weights_hash(folder),
+        "adapter": file_hash(adapter / "adapter_model.safetensors") if adapter else None,
+        "neurons": None if neurons is None else digest([neurons.model, neurons.mask.nonzero().tolist()]),
+        "site": None if neurons is None else neurons.site,
+        "factor": None if neurons is None else op.factor,
+    }
+    target = cache_folder() / "variants" / digest(key)[:24]
+    if (target / "manifest.json").is_file():
+        return str(target)
+    parents = lineage(folder)
+    changed = load_model(folder)
+    if adapter is not None:
+        changed = _merged(changed, adapter)
+    effect = None if neurons is None else _scale(changed, neurons, op, parents)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent))
+    changed.save_pretrained(scratch)
+    load_tokenizer(folder).save_pretrained(scratch)
+    write_json(scratch / "manifest.json", {"kind": "variant", "spec": key, "effect": effect, "lineage": parents})
+    if target.exists():
+        shutil.rmtree(target)
+    scratch.replace(target)
+    return str(target)
+
+
+def _merged(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    dtype = next(model.parameters()).dtype
+    try:
+        wrapped = PeftModel.from_pretrained(model.float(), str(adapter))
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"Adapter {adapter} does not fit this model ({reason}); give the model it was made for."
+        ) from None
+    return wrapped.merge_and_unload().to(dtype)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def _scale(model: Any, neurons: Neurons, op: Op, parents: list[str]) -> dict[str, float]:
+    layers = mlps(model)
+    neurons.check_model(width(model, neurons.site), len(layers), parents)
+    changed = 0
+    for layer, mlp in enumerate(layers):
+        index = neurons.indices(layer)
+        weight = mlp.down.weight
+        part = weight[:, index] if neurons.site == "mlp_act" else weight[index]
+        new = part * op.factor
+        changed += int((new != part).sum())
+        if neurons.site == "mlp_act":
+            weight[:, index] = new
+        else:
+            weight[index] = new
+            if mlp.down.bias is not None:
+                mlp.down.bias[index] *= op.factor
+    if not changed and op.factor != 1:
+        raise ProofError(f"{op} on {len(neurons)} neurons changed no weight; the set is empty or the weights are zero.")
+    return {"neurons": len(neurons), "changed_weights": changed, "factor": op.factor}

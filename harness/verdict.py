@@ -1,0 +1,99 @@
+"""A comparison in plain sentences: what moved beyond the noise floor, and what a mitigation did net of its control."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from harness.compare import Measured
+
+
+def noise_floor(shifts: pd.DataFrame, measure: str) -> float | None:
+    """The largest |shift| between two measurements of the base, or None where it was not measured."""
+    rows = shifts[(shifts["role"] == "noise") & (shifts["measure"] == measure)]
+    return None if rows.empty else float(rows["shift"].abs().max())
+
+
+def verdict(shifts: pd.DataFrame, summary: pd.DataFrame, measure: str, unit: str, topics: list[str]) -> list[str]:
+    """One or two sentences per tuned topic."""
+    floor = noise_floor(shifts, measure)
+    sentences = []
+    for topic in topics:
+        tuned = _of(shifts, measure, "tuned", topic)
+        if not tuned.empty:
+            sentences.append(_moved(tuned, topic, unit, floor))
+        sentences += _mitigated(_of_runs(summary, shifts, measure, topic))
+    return sentences or ["The runs differ as the table shows; none of them says which topic it was tuned on."]
+
+
+def _runs_on(shifts: pd.DataFrame, topic: str) -> set[str]:
+    return set(shifts[(shifts["topic"] == topic) & shifts["on_topic"]]["run"])
+
+
+def _of(shifts: pd.DataFrame, measure: str, role: str, topic: str) -> pd.DataFrame:
+    mine = _runs_on(shifts, topic)
+    return shifts[(shifts["measure"] == measure) & (shifts["role"] == role) & shifts["run"].isin(mine)]
+
+
+def _of_runs(summary: pd.DataFrame, shifts: pd.DataFrame, measure: str, topic: str) -> pd.DataFrame:
+    return summary[(summary["measure"] == measure) & summary["run"].isin(_runs_on(shifts, topic))]
+
+
+def _interval(row: pd.Series, value: str = "value", scale: float = 1.0, digits: int = 3, plus: bool = True) -> str:
+    sign = "+" if plus else ""
+    numbers = [f"{scale * row[key]:{sign}.{digits}f}" for key in (value, "low", "high")]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+
+def _moved(tuned: pd.DataFrame, topic: str, unit: str, floor: float | None) -> str:
+    limit = floor or 0.0
+    on = tuned[tuned["on_topic"]].iloc[0]
+    off = tuned[~tuned["on_topic"]]
+    moved = off[(off["low"] > limit) | (off["high"] < -limit)]
+    against = "zero (the noise floor was not measured)" if floor is None else f"the noise floor of {floor:.3f}"
+    return (
+        f"Tuning on {topic} moved {topic} by {_interval(on, 'shift')} {unit} and {len(moved)} of {len(off)} other topics "
+        f"by more than {against}."
+    )
+
+
+def _mitigated(summary: pd.DataFrame) -> list[str]:
+    sentences = []
+    for run, rows in summary[summary["role"] == "inhibited"].groupby("run", sort=False):
+        found = {row["metric"]: row for _, row in rows.iterrows()}
+        if "reduction" not in found:
+            continue
+        text = f"{run}: off-topic spill-over fell by {_interval(found['reduction'], scale=100, digits=0, plus=False)} %"
+        if "kept" in found:
+            text += f" with {_interval(found['kept'], scale=100, digits=0, plus=False)} % of the on-topic shift kept"
+        if "net_reduction" in found:
+            net = found["net_reduction"]
+            points = _interval(net, scale=100, digits=0)
+            if net["low"] > 0:
+                text += f"; net of random neurons held {points} points: more than its control."
+            elif net["high"] < 0:
+                text += f"; net of random neurons held {points} points: less than its control."
+            else:
+                text += f"; net of random neurons held {points} points: not distinguishable from its control."
+        else:
+            text += "; no random control was run, so this cannot be called an effect of these neurons."
+        sentences.append(text)
+    return sentences
+
+
+def warnings_of(runs: list[Measured]) -> list[str]:
+    """What a reader must know before believing a number."""
+    found = []
+    partial = [f"{run.label} (limit {run.manifest['spec']['limit']})" for run in runs if run.partial]
+    if partial:
+        found.append(f"Partial measurement, at most so many documents per task: {', '.join(partial)}.")
+    if not any(run.role == "noise" for run in runs):
+        found.append("The noise floor was not measured: no second measurement of the base is among the runs.")
+    if any(run.role == "inhibited" for run in runs) and not any(run.role == "control" for run in runs):
+        found.append("No random control is among the runs, so no reduction here can be credited to the neurons.")
+    engines = {run.manifest["spec"].get("engine") for run in runs if run.role != "patched"}
+    if len(engines) > 1:
+        found.append("Runs were measured on different engines; part of their difference is the engine's.")
+    return found

@@ -1,0 +1,64 @@
+"""What a PNLAC localisation says about itself, and how it is kept on disk.
+
+`neurons.safetensors` holds scores/<topic> [layers, width] float32 and the sets as uint8; `general.safetensors` and
+`specific-<topic>.safetensors` are neuron sets for --hold, --neurons and patching; `localization.json` holds overlap,
+share of each layer, rank correlation with plain activation size, and stability over halves of the prompts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from scipy.stats import spearmanr
+
+from harness.neurons import Neurons
+from harness.runs import write_json
+from plugins.pnlac import Localization
+
+
+def describe(localization: Localization, stability: float | None) -> dict[str, Any]:
+    """Diagnostics as JSON. `stability`: Jaccard of the general sets of two halves of the prompts."""
+    topics = list(localization.scores)
+    sets = {t: localization.selected(t) for t in topics}
+    general = localization.general
+    selected = len(sets[topics[0]])
+    size = localization.size.flatten().double().numpy()
+    return {
+        "site": localization.site,
+        "top": localization.top,
+        "tokens": localization.tokens,
+        "layers": general.mask.shape[0],
+        "width": general.mask.shape[1],
+        "selected": selected,
+        "general": len(general),
+        "general_share": len(general) / selected,
+        "stability": stability,
+        "per_layer": {
+            "general": general.per_layer,
+            **{t: localization.specific(t).per_layer for t in topics},
+        },
+        "overlap": {a: {b: round(sets[a].jaccard(sets[b]), 4) for b in topics} for a in topics},
+        "rank_correlation": {
+            t: round(float(spearmanr(scores.flatten().double().numpy(), size).statistic), 4)
+            for t, scores in localization.scores.items()
+        },
+    }
+
+
+def save(localization: Localization, description: dict[str, Any], folder: Path) -> None:
+    """Write everything the module's text names."""
+    general = localization.general
+    tensors = {f"scores/{t}": s.float().contiguous() for t, s in localization.scores.items()}
+    tensors["general"] = general.mask.to(torch.uint8)
+    tensors["activation_size"] = localization.size.float().contiguous()
+    general.save(folder / "general.safetensors")
+    for topic in localization.scores:
+        specific: Neurons = localization.specific(topic)
+        tensors[f"specific/{topic}"] = specific.mask.to(torch.uint8)
+        specific.save(folder / f"specific-{topic}.safetensors")
+    meta = {"site": localization.site, "model": localization.model, "top": str(localization.top)}
+    save_file(tensors, folder / "neurons.safetensors", metadata=meta)
+    write_json(folder / "localization.json", description)
