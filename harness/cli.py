@@ -43,9 +43,9 @@ def main() -> None:
     \b
     Start here:  stance run experiments/demo.yaml
     """
-    from harness.memory import keep_freed_memory
+    from harness.process import settle
 
-    keep_freed_memory()
+    settle()
 
 
 def _measuring(command: Any) -> Any:

@@ -150,7 +150,7 @@ def _items(run: Measured, kind: str, value: str) -> pd.DataFrame:
         return pd.DataFrame(columns=["topic", "item", "value"])
     values = [json.loads(text).get(value) for text in rows["values"]]
     numbers = rows.assign(value=pd.to_numeric(pd.Series(values, index=rows.index), errors="coerce"))
-    return numbers.groupby(["topic", "item"], as_index=False, sort=True)["value"].mean()
+    return numbers.groupby(["topic", "item"], sort=True)[["value"]].mean().reset_index()
 
 
 class _Block:

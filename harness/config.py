@@ -37,7 +37,7 @@ class TrainSettings(_Strict):
 
     topics: list[str] = Field(min_length=1)
     side: Literal["left", "right"] = "right"
-    recipe: Recipe = Recipe()
+    recipe: Recipe = Recipe.model_validate({})
     seed: int = 0
 
 
@@ -72,8 +72,8 @@ class Experiment(_Strict):
     name: str
     model: str = DEFAULT
     train: TrainSettings
-    measure: MeasureSettings = MeasureSettings()
-    localize: LocalizeSettings = LocalizeSettings()
+    measure: MeasureSettings = MeasureSettings.model_validate({})
+    localize: LocalizeSettings = LocalizeSettings.model_validate({})
     patch: PatchSettings | None = None
     inhibit: InhibitSettings | None = None
 

@@ -106,10 +106,9 @@ def run(config: Experiment, out: Path) -> Comparison:
 
 def _one_topic(study: Study, topic: str) -> None:
     config, name = study.config, _suffix(study.config, topic)
-    about = {"on_topic": topic}
     tuned_run = _tune(study, f"tune{name}", topic, None)
     tuned = steps.tuned_variant(config.model, tuned_run.path)
-    study.measure(f"tuned{name}", "tuned", tuned, **about)
+    study.measure(f"tuned{name}", "tuned", tuned, on_topic=topic)
     if config.patch is None and config.inhibit is None:
         return
     where = config.localize

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from transformers import TrainerCallback
 
 from harness.errors import InputError, ProofError
 from harness.hold import Hold, prove_held
@@ -87,8 +88,6 @@ def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, see
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-    from harness.progress import bar_disabled
-
     logging.getLogger("trl").setLevel(logging.ERROR)
     set_seed(seed)
     tokenizer = load_tokenizer(folder)
@@ -120,7 +119,7 @@ def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, see
         logging_steps=1,
         logging_strategy="steps",
         report_to=[],
-        disable_tqdm=bar_disabled(),
+        disable_tqdm=True,
         dataloader_pin_memory=False,
         dataset_num_proc=None,
     )
@@ -129,7 +128,7 @@ def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, see
         args=config,
         train_dataset=data,
         processing_class=tokenizer,
-        callbacks=[keeper] if keeper else None,
+        callbacks=[_Progress(), *([keeper] if keeper else [])],
     )
     _be_quiet(trainer)
     trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
@@ -172,6 +171,21 @@ def moved_weights(base: PreTrainedModel, trained: PreTrainedModel) -> dict[str, 
             "Training changed no weight (in the precision that is saved); raise the learning rate or epochs."
         )
     return {"share_of_weights": changed / entries, "root_mean_square": (squares / entries) ** 0.5}
+
+
+class _Progress(TrainerCallback):
+    """Our own bar, labelled with the experiment's stage."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        from harness.progress import bar
+
+        self._bar = bar(total=state.max_steps, initial=state.global_step, what="training", unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.update(1)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.close()
 
 
 def _dataset(pairs: list[dict[str, str]], tokenizer: Any, recipe: Recipe) -> Any:

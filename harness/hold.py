@@ -33,8 +33,8 @@ class HeldEntries:
     """Held rows and columns of one projection (weights as [outputs, inputs])."""
 
     projection: Projection
-    rows: Bool[Tensor, o]
-    columns: Bool[Tensor, i]
+    rows: Bool[Tensor, " o"]
+    columns: Bool[Tensor, " i"]
 
     @property
     def mask(self) -> Bool[Tensor, "o i"]:
@@ -61,7 +61,7 @@ def held_entries(model: nn.Module, neurons: Neurons) -> list[HeldEntries]:
     return found
 
 
-def _of_layer(mlp: MLP, chosen: Bool[Tensor, n], site: str) -> Iterator[HeldEntries]:
+def _of_layer(mlp: MLP, chosen: Bool[Tensor, " n"], site: str) -> Iterator[HeldEntries]:
     down = mlp.down
     nothing_in = torch.zeros(down.inputs, dtype=torch.bool)
     if site == "mlp_out":

@@ -93,7 +93,7 @@ def measure(engine: Engine, asked: Asked) -> tuple[dict[str, Any], pd.DataFrame]
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = task_manager(list(asked.folders), asked.judge)
     tasks = manager.load(manager.match_tasks(list(asked.tasks)))
-    outcome = evaluate(
+    outcome: Any = evaluate(
         lm=EngineLM(engine, asked.order_seed),
         task_dict=tasks,
         limit=asked.limit,

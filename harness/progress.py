@@ -31,8 +31,3 @@ def bar(*args: Any, what: str = "", **kwargs: Any) -> tqdm[Any]:
     kwargs["desc"] = " ".join([*_stage[-1:], what])
     kwargs["file"] = sys.stderr if sys.stderr.isatty() else io.StringIO()
     return tqdm(*args, dynamic_ncols=True, **{k: v for k, v in kwargs.items() if k != "dynamic_ncols"})
-
-
-def bar_disabled() -> bool:
-    """Whether bars are off because standard error is no terminal."""
-    return not sys.stderr.isatty()

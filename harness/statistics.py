@@ -49,7 +49,7 @@ def resampled_means(
     return np.stack([nanmean(row[picks]) for row in values], axis=1)
 
 
-def estimate(value: float, draws: Float[Array, k], n: int) -> Estimate:
+def estimate(value: float, draws: Float[Array, " k"], n: int) -> Estimate:
     """A point value with the percentile interval of its bootstrap draws; NaN bounds where no draw is finite."""
     finite = draws[np.isfinite(draws)]
     if not len(finite):

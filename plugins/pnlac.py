@@ -49,8 +49,8 @@ class Contrast:
 
     @classmethod
     def empty(cls, layers: int, site_width: int, device: torch.device) -> Contrast:
-        zeros = [torch.zeros(layers, site_width, dtype=torch.float64, device=device) for _ in range(4)]
-        return cls(*zeros)
+        zeros = torch.zeros(4, layers, site_width, dtype=torch.float64, device=device)
+        return cls(zeros[0], zeros[1], zeros[2], zeros[3])
 
     @property
     def score(self) -> Float[Tensor, "l n"]:

@@ -42,7 +42,7 @@ def describe(localization: Localization, stability: float | None) -> dict[str, A
         },
         "overlap": {a: {b: round(sets[a].jaccard(sets[b]), 4) for b in topics} for a in topics},
         "rank_correlation": {
-            t: round(float(spearmanr(scores.flatten().double().numpy(), size).statistic), 4)
+            t: round(_rank_correlation(scores.flatten().double().numpy(), size), 4)
             for t, scores in localization.scores.items()
         },
     }
@@ -62,3 +62,8 @@ def save(localization: Localization, description: dict[str, Any], folder: Path) 
     meta = {"site": localization.site, "model": localization.model, "top": str(localization.top)}
     save_file(tensors, folder / "neurons.safetensors", metadata=meta)
     write_json(folder / "localization.json", description)
+
+
+def _rank_correlation(a: Any, b: Any) -> float:
+    result: Any = spearmanr(a, b)
+    return float(result.statistic)

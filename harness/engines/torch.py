@@ -183,7 +183,8 @@ class TorchEngine:
         ends: set[int] = set()
         for source in (self.model.generation_config, self.tokenizer):
             value = getattr(source, "eos_token_id", None)
-            ends |= set(value) if isinstance(value, list) else {value} - {None}
+            listed = value if isinstance(value, list) else [value]
+            ends |= {int(token) for token in listed if token is not None}
         return torch.tensor(sorted(ends), dtype=torch.long, device=self.model.device)
 
     def close(self) -> None:

@@ -90,14 +90,14 @@ class EngineLM(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         whole = []
         for request in requests:
-            tokens = self.tok_encode(request.args[0], add_special_tokens=False)
+            tokens = self.tok_encode(request_args(request)[0], add_special_tokens=False)
             whole.append(([self.prefix_token_id], tokens))
         return [score for score, _ in self.engine.score_continuations(whole)]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for index in self._order(len(requests)):
-            options = requests[index].args[1]
+            options: dict[str, Any] = request_args(requests[index])[1]
             if options.get("do_sample") or options.get("temperature"):
                 raise InputError(
                     "This engine decodes greedily; a task asks for sampling. Use lm_eval --model vllm for it."
@@ -107,6 +107,11 @@ class EngineLM(TemplateLM):
             groups.setdefault(key, []).append(index)
         answers: dict[int, str] = {}
         for (limit, stop), rows in groups.items():
-            prompts = [self.tok_encode(requests[n].args[0]) for n in rows]
+            prompts = [self.tok_encode(request_args(requests[n])[0]) for n in rows]
             answers.update(zip(rows, self.engine.generate(prompts, limit, list(stop)), strict=True))
         return [answers[n] for n in range(len(requests))]
+
+
+def request_args(request: Instance) -> tuple[Any, ...]:
+    """An lm-eval request's arguments; its own annotation leaves their number open."""
+    return tuple(request.args)

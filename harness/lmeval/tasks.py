@@ -112,8 +112,9 @@ class Pairs(StanceTask):
     def doc_to_choice(self, doc: dict[str, Any], doc_to_choice: Any = None) -> list[str]:
         return doc["choices"]
 
-    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Instance]:
+    def construct_requests(self, doc: dict[str, Any], ctx: str | list[str], **kwargs: Any) -> list[Instance]:
         requests = super().construct_requests(doc, ctx, **kwargs)
+        assert isinstance(requests, list)
         model = _calling_model()
         self._tokens[doc["item"]] = [len(model._encode_pair(*request.arguments)[1]) for request in requests]
         return requests
@@ -175,7 +176,8 @@ class Open(StanceTask):
             for i in self.topic.split("measure")
         ]
 
-    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Instance] | Instance:
+    def construct_requests(self, doc: dict[str, Any], ctx: str | list[str], **kwargs: Any) -> list[Instance] | Instance:
+        assert isinstance(ctx, str)
         # Without a chat template nothing ends the question's turn; the pairs format puts the same break there.
         return super().construct_requests(doc, ctx if kwargs.get("apply_chat_template") else ctx + "\n", **kwargs)
 

@@ -16,6 +16,7 @@ from harness.report.svg import NARROW, TOKENS
 from harness.report.tables import MINUS
 
 MARKERS = {"base": "o", "tuned": "D", "inhibited": "s", "control": "^", "patched": "v", "other": "P"}
+LEFT, RIGHT = "\N{LEFTWARDS ARROW} left", "right \N{RIGHTWARDS ARROW}"
 ROW, HEAD, AXIS = 19, 30, 58
 
 
@@ -79,8 +80,8 @@ def _value_axis(axes: Axes, limits: tuple[float, float], ticks: int) -> None:
 def _directions(axes: Axes, height: float, title: str, narrow: bool) -> None:
     """`left`, the quantity and `right` under the value axis; on a phone the quantity takes a second line."""
     down, style = -34 / height, {"color": TOKENS["muted"], "fontsize": 11, "transform": axes.transAxes, "va": "center"}
-    axes.text(0, down, "\N{LEFTWARDS ARROW} left", ha="left", **style)
-    axes.text(1, down, "right \N{RIGHTWARDS ARROW}", ha="right", **style)
+    axes.text(0, down, LEFT, ha="left", **style)
+    axes.text(1, down, RIGHT, ha="right", **style)
     axes.text(0.5, down - (16 / height if narrow else 0), title, ha="center", **style)
 
 
@@ -150,8 +151,7 @@ def shift(groups: list[Group], title: str, width: int) -> Figure:
         axes.set_ylim(high, 0)
         _value_axis(axes, limits, 4)
         if group.marked:
-            axes.patch.set_visible(True)
-            axes.set_facecolor(TOKENS["tint"])
+            axes.axvspan(*limits, facecolor=TOKENS["tint"], linewidth=0, zorder=0)
         if group.band:
             axes.axvspan(*group.band, facecolor=TOKENS["noise"], alpha=0.45, linewidth=0, zorder=1)
         heading = group.name + ("  \N{MIDDLE DOT} tuned on" if group.marked else "")
@@ -160,15 +160,17 @@ def shift(groups: list[Group], title: str, width: int) -> Figure:
         axes.set_yticks([4 + ROW * (j + 0.5) for j in range(len(labels))], labels)
         for j, point in enumerate(group.points):
             _point(axes, point, 4 + ROW * (j + 0.5))
-        if i == len(groups) - 1 or (line == lines - 1 and column == 0):
-            _directions(axes, high, title if columns == 1 else "", narrow)
+        if columns == 1 and i == len(groups) - 1:
+            _directions(axes, high, title, narrow)
     if columns > 1:
-        figure.text((left + (width - left) / 2) / width, 8 / (step * lines + foot - 20), title, **_caption())
+        style = {"va": "center", "color": TOKENS["muted"], "fontsize": 11}
+        for x, align, text in (
+            (left, "left", LEFT),
+            ((left + width - 14) / 2, "center", title),
+            (width - 14, "right", RIGHT),
+        ):
+            figure.text(x / width, 12 / (step * lines + foot - 20), text, ha=align, **style)
     return figure
-
-
-def _caption() -> dict[str, str | int]:
-    return {"ha": "center", "va": "center", "color": TOKENS["muted"], "fontsize": 11}
 
 
 def layers(general: list[int], specific: dict[str, list[int]], width: int) -> Figure:

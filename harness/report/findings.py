@@ -68,7 +68,8 @@ def shift_finding(comparison: Comparison, measure: str) -> str:
     if not run:
         return "Shift by topic"
     found = {(row["run"], row["metric"]): row["value"] for row in records(comparison.summary, measure=measure)}
-    on, off = (number(found.get((run["label"], key), math.nan), kind) for key, kind in _PARTS)
+    on = number(found.get((run["label"], "on_topic_shift"), math.nan))
+    off = number(found.get((run["label"], "mean_abs_off"), math.nan), "plain")
     if not comparison.on_topic or on == NONE:
         rows = [
             row for row in records(comparison.shifts, measure=measure, run=run["label"]) if row["shift"] == row["shift"]
@@ -77,13 +78,12 @@ def shift_finding(comparison: Comparison, measure: str) -> str:
         moved = f"{topic_name(top['topic'])} moved most, by {number(top['shift'])}" if top else "Shift by topic"
         return f"{moved} ({run['label']})"
     text = f"{topic_name(comparison.on_topic)} moved by {on}, the other topics by {off} on average"
-    for role, words in (("inhibited", "with neurons held"), ("control", "with random neurons held")):
-        values = [found.get((r["label"], "mean_abs_off"), math.nan) for r in runs_of(comparison, role)[:1]]
-        text += "".join(f"; {number(value, 'plain')} {words}" for value in values if not math.isnan(value))
+    for role, words in (("inhibited", "with neurons held"), ("control", "in the random control")):
+        values = [found.get((other["label"], "mean_abs_off"), math.nan) for other in runs_of(comparison, role)]
+        ends = sorted(value for value in values if not math.isnan(value))
+        several = dict.fromkeys(number(end, "plain") for end in (ends[0], ends[-1])) if ends else ()
+        text += f"; {' to '.join(several)} {words}" if several else ""
     return text
-
-
-_PARTS = (("on_topic_shift", "signed"), ("mean_abs_off", "plain"))
 
 
 def layer_finding(localization: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
@@ -28,7 +29,7 @@ TOKENS = {
     "other": "#f0e442",
 }
 WIDE, NARROW = 860, 350
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "stance",
     "font.family": ["DejaVu Sans"],

@@ -22,7 +22,7 @@ NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 METRICS: tuple[tuple[str, str, Kind], ...] = (
     ("on_topic_shift", "On-topic shift", "signed"),
-    ("mean_abs_off", "Mean |off|", "plain"),
+    ("mean_abs_off", "Mean abs. off", "plain"),
     ("rmse_cross", "RMSE off-topic", "plain"),
     ("off_on_ratio", "Off/on", "plain"),
     ("reduction", "Reduction vs plain", "percent"),
@@ -128,6 +128,12 @@ def title_of(comparison: Comparison, measure: str) -> str:
     return known.get("title", measure) + unit
 
 
+def measures_of(comparison: Comparison) -> list[str]:
+    """The measures that have results, the headline first."""
+    found = dict.fromkeys([comparison.headline, *comparison.measures])
+    return [name for name in found if name == comparison.headline or (comparison.stance["measure"] == name).any()]
+
+
 def items(rows: list[dict[str, Any]], suffix: str = "") -> str:
     """`n = 50 items per topic`, or the range where topics differ."""
     counts = sorted({int(row["n"]) for row in rows if not pd.isna(row["n"])})
@@ -207,6 +213,45 @@ def matrix(comparison: Comparison, measure: str, role: str) -> Table | None:
     return Table(f"{caption}, {ROLES[role]}, {items(shown, ' per topic')}", "Tuned on", _names(names), tuple(body))
 
 
+def rates(comparison: Comparison, kind: str, topic: str | None = None) -> Table | None:
+    """Runs x labels of one format, over all topics (weighted by answers) or on one; None where nothing was asked."""
+    where = {"format": kind} if topic is None else {"format": kind, "topic": topic}
+    rows = records(comparison.rates, **where)
+    if not rows:
+        return None
+    known = ("left", "neutral", "right", "refused", "empty", "agree")
+    labels = sorted(
+        {str(r["label"]) for r in rows}, key=lambda name: known.index(name) if name in known else len(known)
+    )
+    body = []
+    for run in runs_of(comparison):
+        mine = [r for r in rows if r["run"] == run["label"] and not math.isnan(r["rate"])]
+        if not mine:
+            continue
+        cells = []
+        for label in labels:
+            counted = [(r["rate"], r["n"]) for r in mine if r["label"] == label]
+            total = sum(n for _, n in counted)
+            cells.append(Cell(number(sum(rate * n for rate, n in counted) / total if total else None, "percent")))
+        asked = sum(max((r["n"] for r in mine if r["topic"] == name), default=0) for name in {r["topic"] for r in mine})
+        body.append(Row(run["label"], (*cells, Cell(f"{int(asked):,}")), run["role"], _note(run)))
+    where_ = "all topics together" if topic is None else topic_name(topic)
+    return Table(f"{topic_name(kind)}: share of answers, {where_}", "Run", (*labels, "answers"), tuple(body))
+
+
+def square(caption: str, values: dict[str, dict[str, float]]) -> Table:
+    """Topics x topics in [0, 1], tinted by value; the diagonal, always 1, is left out."""
+    names = list(values)
+    body = []
+    for one in names:
+        cells = []
+        for other in names:
+            value = values[one].get(other, math.nan) if one != other else math.nan
+            cells.append(Cell(number(value, "plain"), tint=None if math.isnan(value) else value))
+        body.append(Row(topic_name(one), tuple(cells)))
+    return Table(caption, "Topic", _names(names), tuple(body))
+
+
 def _names(topics: list[str]) -> tuple[str, ...]:
     return tuple(topic_name(topic) for topic in topics)
 
@@ -245,5 +290,5 @@ def rich(table: Table) -> RichTable:
         drawn.add_column(Text(column), justify="right")
     for row in table.rows:
         label = Text(row.label, style="bold").append(f"\n{row.note}" if row.note else "", style="not bold dim")
-        drawn.add_row(label, *(Text(str(cell)) for cell in row.cells))
+        drawn.add_row(label, *(Text(f"{cell.text}\n{cell.interval}".rstrip()) for cell in row.cells))
     return drawn
