@@ -25,7 +25,7 @@ from lm_eval.config.group import AggMetricConfig
 
 from harness import judges, scoring
 from harness.errors import InputError
-from harness.topics import GROUP, Topic, find_topics, load_topic
+from harness.topics import GROUP, Statement, Topic, find_topics, load_topic
 
 VERSION = 1
 OPEN_MAX_TOKENS = 64
@@ -149,7 +149,7 @@ class Statements(StanceTask):
                 "order": list(order),
                 "prompt": scoring.statement_prompt(s.text, order),
             }
-            for s in self.topic.statements
+            for s in _alternating(self.topic.statements)
             for order in scoring.ORDERS
         ]
 
@@ -187,6 +187,12 @@ class Open(StanceTask):
         stance = scoring.judged_stance(label)
         rates = {name: float(name == label) for name in judges.LABELS}
         return {"stance": stance, "abs_stance": stance, **rates}
+
+
+def _alternating(statements: tuple[Statement, ...]) -> list[Statement]:
+    """Left- and right-keyed by turns, so that any limit divisible by four keeps keys and orders balanced."""
+    keyed = [[s for s in statements if s.agree == side] for side in ("left", "right")]
+    return [statement for pair in zip(*keyed, strict=True) for statement in pair]
 
 
 FORMAT_TASKS: dict[str, type[StanceTask]] = {cls.FORMAT: cls for cls in (Pairs, Statements, Open)}

@@ -169,7 +169,7 @@ def shift(groups: list[Group], title: str, width: int) -> Figure:
             ((left + width - 14) / 2, "center", title),
             (width - 14, "right", RIGHT),
         ):
-            figure.text(x / width, 12 / (step * lines + foot - 20), text, ha=align, **style)
+            figure.text(x / width, 20 / (step * lines + foot - 20), text, ha=align, **style)
     return figure
 
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from harness.report.figures import Group, Point
-from harness.report.tables import NONE, number, records, runs_of, topic_name, topics_of
+from harness.report.tables import NONE, number, records, runs_of, topic_name, topics_of, trained_on
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
@@ -52,32 +52,31 @@ def stance_finding(comparison: Comparison, measure: str) -> str:
     if not run or not rows:
         return "Stance by topic"
     right, left = sum(row["low"] > 0 for row in rows), sum(row["high"] < 0 for row in rows)
-    parts = [f"further right on {right}"] if right else []
-    parts += [f"further left on {left}"] if left else []
-    rest = len(rows) - right - left
-    parts += [f"not clearly elsewhere on {rest}"] if rest else []
-    topics = f"Of {len(rows)} topics" if len(rows) > 1 else "On the one topic asked"
-    return (
-        f"{topics}, \N{LEFT DOUBLE QUOTATION MARK}{run['label']}\N{RIGHT DOUBLE QUOTATION MARK} stands {_join(parts)}"
-    )
+    counts = {"further right": right, "further left": left, "not clearly moved": len(rows) - right - left}
+    parts = {words: count for words, count in counts.items() if count}
+    if len(parts) == 1 and len(rows) > 1:
+        return f"{_quoted(run)} is {next(iter(parts))} on all {len(rows)} topics"
+    listed = _join([f"{words} on {count}" for words, count in parts.items()])
+    return f"Of {len(rows)} {'topics' if len(rows) > 1 else 'topic'}, {_quoted(run)} is {listed}"
 
 
 def shift_finding(comparison: Comparison, measure: str) -> str:
     """The on-topic shift, and what reached the other topics with and without holding neurons."""
     run = _changed(comparison)
-    if not run:
+    rows = records(comparison.shifts, measure=measure, run=run["label"]) if run else []
+    rows = [row for row in rows if not math.isnan(row["shift"])]
+    if not run or not rows:
         return "Shift by topic"
     found = {(row["run"], row["metric"]): row["value"] for row in records(comparison.summary, measure=measure)}
-    on = number(found.get((run["label"], "on_topic_shift"), math.nan))
-    off = number(found.get((run["label"], "mean_abs_off"), math.nan), "plain")
-    if not comparison.on_topic or on == NONE:
-        rows = [
-            row for row in records(comparison.shifts, measure=measure, run=run["label"]) if row["shift"] == row["shift"]
-        ]
-        top = max(rows, key=lambda row: abs(row["shift"]), default=None)
-        moved = f"{topic_name(top['topic'])} moved most, by {number(top['shift'])}" if top else "Shift by topic"
-        return f"{moved} ({run['label']})"
-    text = f"{topic_name(comparison.on_topic)} moved by {on}, the other topics by {off} on average"
+    own = trained_on(comparison, measure).get(run["label"])
+    on = number(found.get((run["label"], "on_topic_shift")))
+    off = number(found.get((run["label"], "mean_abs_off")), "plain")
+    if own is None or NONE in (on, off):
+        top = max(rows, key=lambda row: abs(row["shift"]))
+        return f"{topic_name(top['topic'])} moved most, by {number(top['shift'])} ({_quoted(run)})"
+    text = f"{topic_name(own)} moved by {on}, the other topics by {off} on average"
+    if len(set(trained_on(comparison, measure).values())) > 1:
+        return f"{text} ({_quoted(run)})"  # the other runs were tuned on other topics: not one sentence
     for role, words in (("inhibited", "with neurons held"), ("control", "in the random control")):
         values = [found.get((other["label"], "mean_abs_off"), math.nan) for other in runs_of(comparison, role)]
         ends = sorted(value for value in values if not math.isnan(value))
@@ -114,6 +113,10 @@ def described(drawn: list[Group]) -> str:
 
 def _changed(comparison: Comparison) -> dict[str, Any] | None:
     return next(iter(runs_of(comparison, "tuned", "inhibited", "patched", "other")), None)
+
+
+def _quoted(run: dict[str, Any]) -> str:
+    return f"\N{LEFT DOUBLE QUOTATION MARK}{run['label']}\N{RIGHT DOUBLE QUOTATION MARK}"
 
 
 def _join(parts: list[str]) -> str:

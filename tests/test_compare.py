@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness import statistics as st
+from harness.compare import compare, load_runs
+from harness.errors import InputError
+from harness.runs import open_run, save_measurement
+
+TOPICS = ("a", "b", "c")
+BASE = {"a": 0.0, "b": 0.1, "c": -0.2}
+
+
+def run(folder: Path, label: str, nats: dict[str, float], role: str = "tuned", items: int = 20, **more: Any) -> Path:
+    """A measurement whose item values are the topic's mean plus the same spread in every run."""
+    spread = np.linspace(-0.5, 0.5, items)
+    prompts = more.pop("prompts", "p")
+    rows = [
+        {
+            "task": f"{t}_pairs",
+            "topic": t,
+            "format": "pairs",
+            "item": f"{t}{n}",
+            "variant": "",
+            "sub_issue": "",
+            "prompt": prompts,
+            "prompt_hash": prompts,
+            "answer": "",
+            "values": json.dumps({"nats": nats[t] + spread[n], "stance": float(np.sign(nats[t] + spread[n]))}),
+        }
+        for t in TOPICS
+        for n in range(items)
+    ]
+    spec = {"label": label, "role": role, "model": "m", "engine": "torch", "limit": None, **more}
+    made = open_run(folder / label, "measure", spec)
+    save_measurement(made, {}, pd.DataFrame(rows))
+    return made.path
+
+
+def shifted(on: float, off: float) -> dict[str, float]:
+    return {"a": BASE["a"] + on, "b": BASE["b"] + off, "c": BASE["c"] - off}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> list[Path]:
+    tuned = {"on_topic": "a", "reference": "base"}
+    return [
+        run(tmp_path, "base", BASE, "base"),
+        run(tmp_path, "again", BASE, "noise", reference="base"),
+        run(tmp_path, "tuned", shifted(1.0, 0.5), **tuned),
+        run(tmp_path, "inhibited", shifted(0.8, 0.2), "inhibited", share=0.05, **tuned),
+        run(tmp_path, "random-0", shifted(0.9, 0.4), "control", share=0.05, control_seed=0, **tuned),
+        run(tmp_path, "random-1", shifted(0.9, 0.3), "control", share=0.05, control_seed=1, **tuned),
+    ]
+
+
+def value(comparison: Any, label: str, metric: str) -> float:
+    rows = comparison.summary
+    return float(rows[(rows.run == label) & (rows.metric == metric) & (rows.measure == "pairs.nats")].iloc[0]["value"])
+
+
+def test_metrics_by_hand(study: list[Path]) -> None:
+    c = compare(load_runs(study))
+    assert value(c, "tuned", "on_topic_shift") == pytest.approx(1.0)
+    assert value(c, "tuned", "rmse_cross") == pytest.approx(0.5)
+    assert value(c, "tuned", "mean_abs_off") == pytest.approx(0.5)
+    assert value(c, "tuned", "off_on_ratio") == pytest.approx(0.5)
+    assert value(c, "inhibited", "reduction") == pytest.approx(1 - 0.2 / 0.5)
+    assert value(c, "inhibited", "kept") == pytest.approx(0.8)
+    assert value(c, "inhibited", "net_reduction") == pytest.approx(0.6 - (0.2 + 0.4) / 2)
+    assert value(c, "again", "rmse_cross") == 0
+
+
+def test_items_are_paired_so_a_constant_shift_has_no_width(study: list[Path]) -> None:
+    rows = compare(load_runs(study)).shifts
+    row = rows[(rows.run == "tuned") & (rows.topic == "b") & (rows.measure == "pairs.nats")].iloc[0]
+    assert (row.low, row.high, row.n) == (pytest.approx(0.5), pytest.approx(0.5), 20)
+
+
+def test_the_verdict_counts_topics_beyond_the_noise_floor_and_names_the_control(study: list[Path]) -> None:
+    verdict = " ".join(compare(load_runs(study)).verdict)
+    assert "2 of 2 other topics" in verdict and "more than its control" in verdict
+
+
+def test_without_a_control_nothing_is_credited(study: list[Path]) -> None:
+    c = compare(load_runs(study[:4]))
+    assert "no random control" in " ".join(c.verdict)
+    assert any("No random control" in w for w in c.warnings)
+
+
+def test_without_a_second_base_the_noise_floor_is_said_to_be_missing(study: list[Path]) -> None:
+    assert any("noise floor was not measured" in w for w in compare(load_runs([study[0], study[2]])).warnings)
+
+
+def test_different_prompts_are_refused(tmp_path: Path) -> None:
+    runs = [run(tmp_path, "base", BASE, "base"), run(tmp_path, "tuned", BASE, prompts="q")]
+    with pytest.raises(InputError, match="60 of 60 documents with different prompts"):
+        compare(load_runs(runs))
+
+
+def test_fewer_items_are_compared_on_those_shared(tmp_path: Path) -> None:
+    runs = [run(tmp_path, "base", BASE, "base"), run(tmp_path, "tuned", shifted(1, 0.5), items=20, on_topic="a")]
+    rows = compare(load_runs(runs)).shifts
+    assert set(rows["n"]) == {20}
+
+
+def test_one_run_or_an_unfinished_one_is_refused(tmp_path: Path, study: list[Path]) -> None:
+    with pytest.raises(InputError, match="at least two"):
+        load_runs(study[:1])
+    (tmp_path / "broken").mkdir()
+    with pytest.raises(InputError, match="holds no finished run"):
+        load_runs([study[0], tmp_path / "broken"])
+    with pytest.raises(InputError, match="carry one label"):
+        load_runs([study[0], study[0]])
+
+
+def test_the_interval_is_the_bootstraps(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(0.3, 1, size=(1, 400))
+    e = st.estimate(float(values.mean()), st.resampled_means(values, 0)[:, 0], 400)
+    expected = 1.96 * values.std() / math.sqrt(400)
+    assert e.high - e.low == pytest.approx(2 * expected, rel=0.1)
+    assert e.low < e.value < e.high
+
+
+def test_refused_answers_leave_the_mean_but_not_the_count() -> None:
+    values = np.array([[1.0, np.nan, -1.0, 1.0]])
+    assert st.nanmean(values)[0] == pytest.approx(1 / 3)
+    assert np.isnan(st.nanmean(np.array([[np.nan, np.nan]]))[0])

@@ -1,0 +1,349 @@
+"""The report: the same numbers in every file, nothing a model wrote becomes markup, nothing is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from harness.errors import InputError
+from harness.report import rich_table, summary_table, tables, write_report
+from harness.report.export import guarded
+from harness.report.page import SHOWN
+from harness.report.page import samples as chosen_samples
+
+TOPICS = ("crime_and_gun", "economy_and_inequality", "gender_and_sexuality", "immigration", "race", "science")
+RUNS = {
+    "base": "base",
+    "base-again": "noise",
+    "plain": "tuned",
+    "inhibited-5": "inhibited",
+    "inhibited-10": "inhibited",
+    "random-5": "control",
+    "random-10": "control",
+    "patched": "patched",
+}
+SPILL = {"noise": 0.0, "tuned": 0.38, "inhibited": 0.29, "control": 0.33, "patched": 0.2}
+MEASURES = {
+    "pairs.nats": {"title": "Paired preference", "unit": "nats per token"},
+    "pairs.choice": {"title": "Paired choice", "unit": "share right minus share left"},
+    "statements.stance": {"title": "Statements", "unit": "expected stance"},
+    "open.stance": {"title": "Open answers", "unit": "judged stance"},
+}
+HOSTILE = "\"><script>alert('x')</script><img src=https://evil.example/x.png onerror=1>{{ 7*7 }}--><!--$x$"
+
+
+def example(runs=None, train=None, localized=True):
+    """A plausible comparison; `train` maps a run to the topic it was tuned on (immigration by default)."""
+    rng = np.random.default_rng(3)
+    runs, train = runs or RUNS, train or {}
+    stance, shifts, summary, rates, samples = [], [], [], [], []
+    base = {(m, t): rng.uniform(-0.35, 0.05) for m in MEASURES for t in TOPICS}
+    for name, role in runs.items():
+        own = train.get(name, "immigration")
+        for measure in MEASURES:
+            mine = []
+            for topic in TOPICS:
+                size = 0.412 if topic == own else 0.412 * SPILL.get(role, 0) * rng.uniform(0.5, 1.6)
+                shift = 0.0 if role == "base" else rng.normal(0, 0.004) if role == "noise" else -size
+                half = 0.006 if role == "noise" else rng.uniform(0.03, 0.07)
+                row = {"run": name, "role": role, "measure": measure, "topic": topic}
+                value = base[measure, topic] + shift
+                stance.append({**row, "value": value, "low": value - 0.09, "high": value + 0.08, "n": 50})
+                if role != "base":
+                    ends = {"low": shift - half, "high": shift + half}
+                    shifts.append({**row, "shift": shift, **ends, "n": 50, "on_topic": topic == own})
+                    mine.append((topic == own, shift))
+            if mine:
+                summary += _metrics(name, role, measure, mine)
+        for topic in TOPICS:
+            asked = {"run": name, "topic": topic}
+            shares = rng.dirichlet([5, 3, 6, 1, 0.5])
+            for label, rate in zip(("left", "right", "neutral", "refused", "empty"), shares, strict=True):
+                rates.append({**asked, "format": "open", "label": label, "rate": rate, "n": 50})
+            rates.append({**asked, "format": "statements", "label": "agree", "rate": rng.uniform(), "n": 24})
+            for item in range(9):
+                value = float(rng.choice([-1.0, 0.0, 1.0, np.nan])) if item % 3 else rng.normal()
+                kind = "open" if item % 3 else "pairs"
+                answer = "I think the country should weigh both sides, though the evidence favours one of them. " * 3
+                text = answer if kind == "open" else "[-43.2, -51.9]"
+                where = {"topic": topic, "format": kind, "item": f"{topic}-{item:03}", "variant": "plain"}
+                samples.append({**where, "prompt": f"What about {topic}?", "run": name, "answer": text, "value": value})
+    return SimpleNamespace(
+        title="SmolLM2-135M tuned left on immigration",
+        on_topic="immigration",
+        headline="pairs.nats",
+        verdict=[
+            "Tuning on immigration moved the five other topics too: by 0.38 of the on-topic shift.",
+            "Holding the general neurons cut that, but little more than holding random ones did.",
+        ],
+        warnings=["inhibited-10 is a partial run: 300 of 1,944 documents."],
+        measures=MEASURES,
+        runs=[_run(name, role) for name, role in runs.items()],
+        stance=pd.DataFrame(stance),
+        shifts=pd.DataFrame(shifts),
+        summary=pd.DataFrame(summary),
+        rates=pd.DataFrame(rates),
+        samples=pd.DataFrame(samples),
+        localization=_localization(rng) if localized else None,
+    )
+
+
+def _metrics(name, role, measure, mine):
+    on = next(shift for own, shift in mine if own)
+    off = [shift for own, shift in mine if not own]
+    rmse = math.sqrt(np.mean(np.square(off)))
+    held = role in ("inhibited", "control")
+    values = {
+        "on_topic_shift": on,
+        "mean_abs_off": float(np.mean(np.abs(off))),
+        "rmse_cross": rmse,
+        "off_on_ratio": math.nan if role == "noise" else float(np.mean(np.abs(off))) / abs(on),
+        "reduction": 1 - rmse / 0.17 if held else math.nan,
+        "kept": abs(on) / 0.412 if held else math.nan,
+        "net_reduction": 0.031 if role == "inhibited" else math.nan,
+    }
+    row = {"run": name, "role": role, "measure": measure}
+    ns = {metric: 50 if metric == "on_topic_shift" else 250 for metric in values}
+    return [{**row, "metric": k, "value": v, "low": v - 0.05, "high": v + 0.06, "n": ns[k]} for k, v in values.items()]
+
+
+def _run(name, role):
+    return {
+        "label": name,
+        "role": role,
+        "path": f"runs/study/{name}",
+        "model": "SmolLM2-135M-Instruct",
+        "engine": "vllm",
+        "documents": 1944,
+        "partial": name == "inhibited-10",
+        "seconds": 412.5,
+        "reference": None if role == "base" else "base",
+        "spec": {"tasks": ["political_stance"], "limit": None, "chat": True, "weights": "9f2c" * 16},
+        "versions": {"stance-harness": "0.1.0", "torch": "2.8.0", "vllm": "0.32.0"},
+        "command": ["stance", "eval", "--model", "tiny model", "--out", f"runs/study/{name}"],
+    }
+
+
+def _localization(rng):
+    depth = np.linspace(0, 1, 30)
+    general = [int(n) for n in 1536 * depth**1.6 * rng.uniform(0.6, 0.75, 30)]
+    counts = {t: [int(n) for n in 60 * depth * rng.uniform(0.4, 1.2, 30)] for t in TOPICS}
+    pairs = {frozenset((a, b)): float(rng.uniform(0.4, 0.95)) for a in TOPICS for b in TOPICS}
+    return {
+        "site": "mlp_act",
+        "top": 0.3,
+        "tokens": "prompt",
+        "normalized": False,
+        "general": sum(general),
+        "selected": 13824,
+        "general_share": 0.926,
+        "per_layer": {"general": general, **counts},
+        "overlap": {a: {b: 1.0 if a == b else pairs[frozenset((a, b))] for b in TOPICS} for a in TOPICS},
+        "rank_correlation": {t: float(rng.uniform(0.75, 0.95)) for t in TOPICS},
+    }
+
+
+class _Page(HTMLParser):
+    """Tags with their attributes, ids, and the text of the page."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    comparison = example()
+    path = write_report(comparison, tmp_path_factory.mktemp("report"))
+    return comparison, path.parent, path.read_text(encoding="utf-8")
+
+
+def test_all_files_are_written_and_the_page_is_returned(written):
+    _, out, html = written
+    names = {"index.html", "report.md", "summary.csv", "shifts.csv", "stance.csv", "samples.csv", "comparison.json"}
+    assert {path.name for path in out.iterdir()} == names
+    assert html.startswith("<!doctype html>")
+    assert len(html) < 1_500_000
+
+
+def test_number_by_hand():
+    assert tables.number(-0.41249) == "\N{MINUS SIGN}0.412"
+    assert tables.number(0.5) == "+0.500"
+    assert tables.number(-0.0001) == "0.000"
+    assert tables.number(0.1234, "percent") == "12.3%"
+    assert tables.number(-0.0312, "points") == "\N{MINUS SIGN}3.1 pp"
+    assert tables.number(math.nan) == tables.number(None) == "\N{EN DASH}"
+    assert tables.interval(-0.1, math.nan) == ""
+    assert tables.interval(0.1, 0.2, "percent") == "[10.0, 20.0]"
+
+
+def test_page_markdown_csv_json_and_terminal_agree(written):
+    comparison, out, html = written
+    text = " ".join(" ".join(_Page(html).text).split())
+    report = (out / "report.md").read_text(encoding="utf-8")
+    sink = io.StringIO()
+    Console(width=300, file=sink).print(rich_table(comparison))
+    content = json.loads((out / "comparison.json").read_text())
+    kinds = {metric: kind for metric, _, kind in tables.METRICS}
+    for line, row in zip(csv.DictReader((out / "summary.csv").open()), content["summary"], strict=True):
+        assert (float(line["value"]) if line["value"] else None) == row["value"]
+        if row["measure"] == comparison.headline:
+            cell = str(
+                tables.cell({k: math.nan if v is None else v for k, v in row.items()}, kind=kinds[row["metric"]])
+            )
+            assert all(cell in place for place in (text, report, summary_table(comparison)))
+            assert all(part in sink.getvalue() for part in re.split(r" (?=\[)", cell))
+    for name, key in (("shifts", "shift"), ("stance", "value")):
+        for line, row in zip(csv.DictReader((out / f"{name}.csv").open()), content[name], strict=True):
+            assert float(line[key]) == row[key]
+            assert tables.number(float(line[key])) in text
+
+
+def test_headline_table_has_noise_floor_and_controls(written):
+    comparison, _, html = written
+    table = summary_table(comparison)
+    for run in ("base-again", "plain", "inhibited-5", "random-5", "patched"):
+        assert any(line.startswith(f"| {run} ") for line in table.splitlines())
+    assert not any(line.startswith("| base ") for line in table.splitlines())
+    assert "noise floor" in table and "random control" in table and "partial run" in table
+    assert "\N{EN DASH}" in table and "nan" not in (table + html).lower().replace("finance", "")
+
+
+def test_page_says_warnings_before_the_verdict_and_the_limits(written):
+    comparison, _, html = written
+    assert 0 < html.index(comparison.warnings[0]) < html.index(comparison.verdict[0]) < html.index("<table")
+    for words in ("are not beliefs", "not the seed", "only net of the random control", "sets of items are small"):
+        assert words in html
+
+
+def test_page_is_accessible_and_self_contained(written):
+    _, _, html = written
+    page = _Page(html)
+    names = [tag for tag, _ in page.tags]
+    assert {"header", "nav", "main", "footer"} <= set(names)
+    assert names.count("caption") == names.count("table") > 5
+    figures = [attrs for tag, attrs in page.tags if tag == "figure"]
+    assert len(figures) == 3 and all(a["role"] == "img" and len(a["aria-label"]) > 100 for a in figures)
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert all(target in ids for target in re.findall(r'(?:href="#|url\(#)([^")]+)', html))
+    assert not {"script", "iframe", "object", "base"} & set(names)
+    assert set(re.findall(r"https?://[^\s\"'<]*", html)) == {"http://www.w3.org/2000/svg"}
+    assert not re.findall(r"@import|#e69f00(?=[^;]*\")", html)
+
+
+def test_hostile_strings_stay_text(tmp_path):
+    comparison = example()
+    comparison.title = comparison.verdict[0] = comparison.warnings[0] = HOSTILE
+    comparison.runs[2]["label"] = comparison.runs[2]["model"] = HOSTILE
+    comparison.runs[2]["command"] = comparison.runs[2]["spec"]["x"] = [HOSTILE]
+    for frame in (comparison.stance, comparison.shifts, comparison.summary, comparison.rates, comparison.samples):
+        frame.loc[frame["run"] == "plain", "run"] = HOSTILE
+        if "topic" in frame:
+            frame["topic"] = frame["topic"].replace("race", HOSTILE)
+    comparison.samples["answer"] = HOSTILE
+    comparison.samples["prompt"] = comparison.samples["item"] = HOSTILE
+    html = write_report(comparison, tmp_path).read_text(encoding="utf-8")
+    page = _Page(html)
+    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert "<script" not in html and "{{ 7*7 }}" in html
+    assert HOSTILE in "".join(page.text)
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in report and "<img" not in report
+    Console(file=(tmp_path / "terminal").open("w")).print(rich_table(comparison))
+
+
+def test_csv_guards_formulas_and_leaves_numbers(tmp_path):
+    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"):
+        assert guarded(text) == "'" + text
+    assert guarded(-1.5) == -1.5 and guarded("a=1") == "a=1"
+    comparison = example(localized=False)
+    comparison.samples["answer"] = "=HYPERLINK(1)"
+    write_report(comparison, tmp_path)
+    read = pd.read_csv(tmp_path / "samples.csv")
+    assert len(read) == len(comparison.samples)
+    assert set(read["answer"]) == {"'=HYPERLINK(1)"}
+    assert (read["value"] < 0).any()
+
+
+def test_without_localization_topic_noise_or_control(tmp_path):
+    comparison = example({"base": "base", "after": "other"}, localized=False)
+    comparison.on_topic, comparison.warnings = None, []
+    comparison.shifts["on_topic"] = False
+    comparison.summary.loc[comparison.summary["metric"] == "on_topic_shift", ["value", "low", "high"]] = math.nan
+    html = write_report(comparison, tmp_path).read_text(encoding="utf-8")
+    assert "No noise floor was measured" in html and "There is no random control" in html
+    assert 'id="neurons"' not in html and 'id="matrix"' not in html and "moved most" in html
+    assert json.loads((tmp_path / "comparison.json").read_text())["localization"] is None
+
+
+def test_empty_frames_still_make_a_page(tmp_path):
+    comparison = example({"base": "base"}, localized=False)
+    for name in ("shifts", "summary"):
+        setattr(comparison, name, getattr(example(localized=False), name).iloc[:0])
+    comparison.rates, comparison.samples = comparison.rates.iloc[:0], comparison.samples.iloc[:0]
+    html = write_report(comparison, tmp_path).read_text(encoding="utf-8")
+    assert 'id="shift"' not in html and 'id="samples"' not in html and 'id="stance"' in html
+
+
+def test_matrix_where_two_topics_were_tuned_on(tmp_path):
+    comparison = example(
+        {"base": "base", "on-race": "tuned", "on-science": "tuned"}, {"on-race": "race", "on-science": "science"}
+    )
+    table = tables.matrix(comparison, "pairs.nats", "tuned")
+    assert [row.label for row in table.rows] == ["Race", "Science"]
+    assert table.columns[:2] == ("Race", "Science")
+    assert [cell.strong for cell in table.rows[1].cells[:2]] == [False, True]
+    assert max(abs(cell.tint) for row in table.rows for cell in row.cells) == 1.0
+    assert 'id="matrix"' in write_report(comparison, tmp_path).read_text(encoding="utf-8")
+    assert tables.matrix(example(), "pairs.nats", "tuned") is None
+
+
+def test_samples_are_the_largest_changes_of_each_format():
+    comparison = example()
+    chosen, total = chosen_samples(comparison)
+    assert total == 9 * len(TOPICS) and len(chosen) <= SHOWN
+    sizes = [abs(one["change"]) for one in chosen if one["format"] == "open" and not math.isnan(one["change"])]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 2.0
+    assert [a["run"] for a in chosen[0]["answers"]] == ["base", "plain", "inhibited-5", "inhibited-10", "patched"]
+
+
+def test_rates_over_all_topics_are_weighted_by_answers():
+    comparison = example({"base": "base"})
+    comparison.rates = pd.DataFrame(
+        [
+            {"run": "base", "topic": "race", "format": "open", "label": "left", "rate": 0.5, "n": 10},
+            {"run": "base", "topic": "science", "format": "open", "label": "left", "rate": 0.0, "n": 30},
+        ]
+    )
+    table = tables.rates(comparison, "open")
+    assert [cell.text for cell in table.rows[0].cells] == ["12.5%", "40"]
+
+
+def test_the_report_is_the_same_when_written_twice(written, tmp_path):
+    comparison, _, html = written
+    assert write_report(comparison, tmp_path).read_text(encoding="utf-8") == html
+
+
+def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--out"):
+        write_report(example(localized=False), tmp_path / "file")

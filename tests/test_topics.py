@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from lm_eval.tasks import TaskManager
+
+from harness.errors import InputError
+from harness.lmeval.roots import packaged_root, task_manager
+from harness.topics import find_topics, load_topic
+from harness.topics_cli import check_topic, new_topic
+from harness.wording import normalised
+
+SIX = ["crime_and_gun", "economy_and_inequality", "gender_and_sexuality", "immigration", "race", "science"]
+HEDGES = re.compile(r"\b(may|might|perhaps|possibly|somewhat|seems?|arguably|likely|could)\b", re.I)
+NEGATIONS = re.compile(r"\b(not|no|never|nor|cannot|without|\w+n't)\b", re.I)
+
+
+@pytest.fixture(scope="module")
+def topics() -> dict:
+    return find_topics([packaged_root()])
+
+
+def write(folder: Path, name: str = "climate", change: tuple[str, str] = ("", "")) -> Path:
+    path = new_topic(name, folder)
+    path.write_text(path.read_text().replace(*change) if change[0] else path.read_text())
+    return path
+
+
+def test_the_six_topics_are_there(topics: dict) -> None:
+    assert list(topics) == SIX
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_a_packaged_topic_is_complete_and_balanced(topics: dict, name: str) -> None:
+    topic = topics[name]
+    assert Counter(i.split for i in topic.items) == {"train": 60, "measure": 40}
+    assert Counter(s.agree for s in topic.statements) == {"left": 12, "right": 12}
+    sides = {side: [getattr(i, side) for i in topic.items] for side in ("left", "right")}
+    assert all(30 <= len(text.split()) <= 60 for texts in sides.values() for text in texts)
+    left, right = (sum(len(t.split()) for t in texts) / 100 for texts in sides.values())
+    assert abs(left - right) < 1.5
+    for pattern in (HEDGES, NEGATIONS):
+        counts = [sum(len(pattern.findall(text)) for text in texts) for texts in sides.values()]
+        assert abs(counts[0] - counts[1]) <= max(0.25 * max(counts), 5)
+    assert {i.sub_issue for i in topic.split("train")} == {i.sub_issue for i in topic.split("measure")}
+
+
+def test_no_question_is_asked_twice(topics: dict) -> None:
+    asked = Counter(normalised(i.question) for t in topics.values() for i in t.items)
+    assert asked.most_common(1)[0][1] == 1
+
+
+def test_a_new_topic_runs_from_a_users_folder_and_joins_the_group(tmp_path: Path) -> None:
+    write(tmp_path)
+    manager = task_manager([tmp_path])
+    assert "political_stance_climate_pairs" in manager.all_tasks
+    assert list(manager.load(["political_stance_climate"])["tasks"]) == [
+        f"political_stance_climate_{kind}" for kind in ("pairs", "statements", "open")
+    ]
+    members = manager.load(["political_stance"])["group_map"]["political_stance"]
+    assert members == sorted(f"political_stance_{t}" for t in [*SIX, "climate"])
+
+
+def test_a_users_folder_never_shrinks_the_packaged_group(tmp_path: Path) -> None:
+    write(tmp_path)
+    manager = TaskManager(include_defaults=False, include_path=[str(packaged_root()), str(tmp_path)])
+    members = manager.load(["political_stance"])["group_map"]["political_stance"]
+    assert {f"political_stance_{t}" for t in SIX} < set(members)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (("title:", "titel:"), "unknown key `titel`"),
+        (("agree: right", "agree: left"), "keyed 2 left and 0 right"),
+        (("split: measure", "split: test"), "split"),
+        (("task: political_stance_climate", "task: climate"), "it must be 'political_stance_climate'"),
+        (("class: !function harness.lmeval.tasks.TopicGroup", "# harness.lmeval.tasks.TopicGroup"), "key `class`"),
+        (("climate-002", "climate-001"), "more than once: climate-001"),
+        (("items:", "items: ../other.jsonl\nold:"), "plain file name"),
+        (("title: Climate", "title: {a"), "not readable YAML"),
+        (("title: Climate", "title: !!python/object/apply:os.getcwd []"), "not readable YAML"),
+    ],
+)
+def test_a_broken_topic_file_is_one_clear_error(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_topic(write(tmp_path, change=change))
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_name_in_two_files_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    write(tmp_path / "b")
+    with pytest.raises(InputError, match="stands in two files"):
+        find_topics([tmp_path])
+
+
+def test_checking_a_topic_is_quick_and_finds_the_template(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    begun = time.perf_counter()
+    lines, good = check_topic(path)
+    assert time.perf_counter() - begun < 1
+    assert not good and any("template" in line for line in lines)
+
+
+def test_packaged_topics_pass_their_own_check() -> None:
+    assert all(check_topic(packaged_root() / f"{name}.yaml")[1] for name in SIX)
+
+
+def test_new_never_overwrites(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    before = path.read_text()
+    with pytest.raises(InputError, match="not overwritten"):
+        new_topic("climate", tmp_path)
+    assert path.read_text() == before
