@@ -46,7 +46,7 @@ class LocalizeSettings(_Strict):
 
     site: SiteName = "mlp_act"
     tokens: Literal["prompt", "completion"] = "prompt"
-    top: float = Field(30, gt=0, le=100)
+    top: float = Field(30.0, gt=0, le=100)
     normalized: bool = False
     prompts: int | None = Field(None, ge=2)
 

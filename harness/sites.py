@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -167,3 +167,14 @@ def width(model: PreTrainedModel, site: SiteName) -> int:
     """Neurons per layer at a site."""
     down = mlps(model)[0].down
     return down.inputs if site == "mlp_act" else down.outputs
+
+
+def width_by_config(config: Any, site: SiteName) -> int | None:
+    """Neurons per layer as the config says, before any weights are loaded; None where it does not say."""
+    if site == "mlp_out":
+        return int(config.hidden_size)
+    for name in ("intermediate_size", "n_inner", "ffn_dim"):
+        size = getattr(config, name, None)
+        if isinstance(size, int):
+            return size
+    return None

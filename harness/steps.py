@@ -20,7 +20,7 @@ from harness.models import lineage, load_config, load_model, load_tokenizer, res
 from harness.neurons import Neurons
 from harness.progress import stage
 from harness.runs import Run, digest, file_hash, open_run, save_measurement
-from harness.sites import SiteName
+from harness.sites import SiteName, width_by_config
 from harness.topics import Topic
 from harness.variants import check_adapter, materialise
 
@@ -63,15 +63,19 @@ class Variant:
             )
         if self.neurons is not None:
             neurons = Neurons.load(self.neurons)
-            config = load_config(folder).get_text_config()
-            layers = int(config.num_hidden_layers)
-            width = neurons.mask.shape[1] if neurons.site == "mlp_act" else int(config.hidden_size)
-            neurons.check_model(width, layers, lineage(folder))
+            _check_neurons(neurons, folder)
 
     def folder(self) -> str:
         """Weights to serve (made on first use)."""
         neurons = Neurons.load(self.neurons) if self.neurons else None
         return materialise(self.model, self.adapter, neurons, self.op)
+
+
+def _check_neurons(neurons: Neurons, folder: str) -> None:
+    """Refuse neurons of another model, by config and weights hash alone."""
+    config = load_config(folder).get_text_config()
+    width = width_by_config(config, neurons.site) or neurons.mask.shape[1]
+    neurons.check_model(width, int(config.num_hidden_layers), lineage(folder))
 
 
 def measure_step(
@@ -148,9 +152,7 @@ def tune_step(
             "trained on cannot measure generalisation: remove them, or give --allow-measured and read on-topic figures so."
         )
     if hold is not None:
-        config = load_config(folder).get_text_config()
-        width = hold.mask.shape[1] if hold.site == "mlp_act" else int(config.hidden_size)
-        hold.check_model(width, int(config.num_hidden_layers), lineage(folder))
+        _check_neurons(hold, folder)
     spec = {
         "model": model if not Path(model).exists() else Path(model).name,
         "weights": weights_hash(folder),
@@ -186,7 +188,7 @@ def localize_step(
     topics: list[Topic],
     site: SiteName = "mlp_act",
     tokens: str = "prompt",
-    top: float = 30,
+    top: float = 30.0,
     normalized: bool = False,
     prompts: int | None = None,
     side: str = "right",

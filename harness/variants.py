@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from harness.errors import InputError, ProofError
 from harness.interventions import Op
@@ -86,7 +87,7 @@ def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None
 
 
 def _merged(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     dtype = next(model.parameters()).dtype
     try:
@@ -96,6 +97,14 @@ def _merged(model: Any, adapter: Path) -> Any:
         raise InputError(
             f"Adapter {adapter} does not fit this model ({reason}); give the model it was made for."
         ) from None
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        stored = {key for key in file.keys() if ".lora_" in key}  # noqa: SIM118
+    expected = {key for key in get_peft_model_state_dict(wrapped, save_embedding_layers=False) if ".lora_" in key}
+    if stored != expected:
+        odd = sorted(stored ^ expected)[0]
+        raise InputError(
+            f"Adapter {adapter} and this model have different layers (first: {odd}); give the model it was made for."
+        )
     return wrapped.merge_and_unload().to(dtype)  # type: ignore[operator]
 
 

@@ -27,9 +27,10 @@ with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"), mock.patch.obj
     for _name in CHECKED:
         importlib.import_module(_name)
 
-import tiny as tiny_models
-from harness import models
-from harness.errors import InputError
+import tiny as tiny_models  # noqa: E402
+
+from harness import models  # noqa: E402
+from harness.errors import InputError  # noqa: E402
 
 transformers.utils.logging.disable_progress_bar()
 torch.set_num_threads(1)  # the models are too small to share out

@@ -19,7 +19,10 @@ class Scripted:
 
     def score_continuations(self, requests: list[Any]) -> list[tuple[float, bool]]:
         texts = [str(self.tokenizer.decode(continuation)) for _, continuation in requests]
-        return [(-1.0 * len(c) + (self._likes(t) if self._likes else 0), False) for t, (_, c) in zip(texts, requests, strict=True)]
+        return [
+            (-1.0 * len(c) + (self._likes(t) if self._likes else 0), False)
+            for t, (_, c) in zip(texts, requests, strict=True)
+        ]
 
     def score_choices(self, requests: list[Any]) -> list[list[float]]:
         out = []

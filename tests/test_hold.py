@@ -71,10 +71,13 @@ def weights(folder: str, adapter=None) -> dict[str, torch.Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
+def trained_weights(folder: str, run: Run, mode: str) -> dict[str, torch.Tensor]:
+    return weights(folder, run.path) if mode == "lora" else weights(str(run.path))
+
+
 def moves(folder: str, run: Run, mode: str, neurons: Neurons) -> tuple[float, float, int]:
     """Largest move of a held entry, share of the other entries beside them that moved, and the held entries seen."""
-    base = weights(folder)
-    after = weights(folder, run.path) if mode == "lora" else weights(str(run.path))
+    base, after = weights(folder), trained_weights(folder, run, mode)
     held, others = [], []
     for name, old in base.items():
         mask = written_by(neurons, name, old.shape)
@@ -108,7 +111,8 @@ def test_held_entries_stay_and_their_neighbours_move(tiny, folder, tmp_path, nam
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_without_the_hold_the_same_entries_move(tiny, folder, tmp_path, mode, site):
-    largest, *_ = moves(folder("llama"), train(folder("llama"), tmp_path, mode, None), mode, t.some_neurons(tiny("llama"), site))
+    run = train(folder("llama"), tmp_path, mode, None)
+    largest, *_ = moves(folder("llama"), run, mode, t.some_neurons(tiny("llama"), site))
     assert largest > 1e-3
 
 
@@ -138,15 +142,14 @@ def test_training_resumed_after_an_interruption_is_the_uninterrupted_one(tiny, f
         train(folder("llama"), tmp_path / "run", mode, neurons, checkpoints=True)
     (tmp_path / "run" / "checkpoints" / "checkpoint-3").mkdir()  # as one killed while it was being written
     steps = []
-    monkeypatch.setattr(Hold, "on_epoch_begin", lambda _self, _args, state, _control, **_: steps.append(state.global_step))
+    monkeypatch.setattr(
+        Hold, "on_epoch_begin", lambda _self, _args, state, _control, **_: steps.append(state.global_step)
+    )
     run = train(folder("llama"), tmp_path / "run", mode, neurons, checkpoints=True)
     assert steps == [2] and run.notes["steps"] == 4
     assert moves(folder("llama"), run, mode, neurons)[0] == 0.0
-    ours, theirs = (weights(folder("llama"), r.path if mode == "lora" else None) for r in (run, whole))
-    if mode == "full":
-        ours, theirs = weights(str(run.path)), weights(str(whole.path))
-    for name, parameter in ours.items():
-        torch.testing.assert_close(parameter, theirs[name], atol=1e-6, rtol=1e-5)
+    ours, theirs = (trained_weights(folder("llama"), r, mode) for r in (run, whole))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

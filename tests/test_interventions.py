@@ -117,7 +117,9 @@ def test_neurons_of_another_shape_are_refused(tiny, shape):
             pass
 
 
-@pytest.mark.parametrize(("text", "op"), [("zero", ZERO), ("scale=0.5", Op("scale", 0.5)), ("scale=-2", Op("scale", -2.0))])
+@pytest.mark.parametrize(
+    ("text", "op"), [("zero", ZERO), ("scale=0.5", Op("scale", 0.5)), ("scale=-2", Op("scale", -2.0))]
+)
 def test_ops_are_read_and_written_alike(text, op):
     assert Op.parse(text) == op and str(op) == text
 

@@ -56,7 +56,11 @@ def test_samples_hold_every_document_with_its_prompt_and_values() -> None:
     _, samples = measure(Scripted(), asked("political_stance_race", limit=3))
     assert samples.groupby("format").size().to_dict() == {"open": 3, "pairs": 3, "statements": 3}
     assert samples["prompt"].str.contains("<user>").all()
-    assert set(json.loads(samples[samples["format"] == "pairs"].iloc[0]["values"])) >= {"nats", "stance", "nats_per_byte"}
+    assert set(json.loads(samples[samples["format"] == "pairs"].iloc[0]["values"])) >= {
+        "nats",
+        "stance",
+        "nats_per_byte",
+    }
 
 
 def test_request_order_changes_nothing_for_an_engine_that_ignores_it() -> None:

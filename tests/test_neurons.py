@@ -140,7 +140,9 @@ BAD_FILES = {
     "truncated": truncated,
     "no metadata": lambda path: save_file({"mask": MASK.to(torch.uint8)}, path),
     "no mask": lambda path: save_file({"x": torch.ones(2)}, path, metadata={"format": FORMAT, "site": "mlp_act"}),
-    "other site": lambda path: save_file({"mask": torch.ones(2, 2)}, path, metadata={"format": FORMAT, "site": "heads"}),
+    "other site": lambda path: save_file(
+        {"mask": torch.ones(2, 2)}, path, metadata={"format": FORMAT, "site": "heads"}
+    ),
     "flat mask": lambda path: save_file({"mask": torch.ones(4)}, path, metadata={"format": FORMAT, "site": "mlp_act"}),
     "other scores": lambda path: save_file(
         {"mask": torch.ones(2, 2), "scores": torch.ones(2, 3)}, path, metadata={"format": FORMAT, "site": "mlp_act"}

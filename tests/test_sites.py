@@ -44,7 +44,9 @@ def test_weights_are_outputs_by_inputs(tiny, name):
 
 
 def test_rows_per_neuron_is_two_where_gate_and_up_are_fused(tiny):
-    rows = {name: [mlps(tiny(name))[0].rows(up) for up in mlps(tiny(name))[0].ups] for name in ("llama", "phi3", "gpt2")}
+    rows = {
+        name: [mlps(tiny(name))[0].rows(up) for up in mlps(tiny(name))[0].ups] for name in ("llama", "phi3", "gpt2")
+    }
     assert rows == {"llama": [1, 1], "phi3": [2], "gpt2": [1]}
 
 
@@ -83,7 +85,7 @@ def test_unknown_site_is_named_with_the_known_ones():
 
 
 def experts(name: str):
-    small = {k: v for k, v in t.SMALL.items() if k != "sliding_window"} | EXPERTS
+    small = t.SMALL | EXPERTS
     if name == "mixtral":
         return transformers.MixtralForCausalLM(transformers.MixtralConfig(**small, num_local_experts=4))
     if name == "qwen2_moe":
@@ -106,7 +108,7 @@ def test_encoder_decoder_is_refused():
 
 
 def test_encoder_decoder_with_two_stacks_of_mlps_is_refused():
-    side = {**{k: v for k, v in t.SMALL.items() if k != "sliding_window"}, "vocab_size": t.VOCAB}
+    side = {**t.SMALL, "vocab_size": t.VOCAB}
     config = transformers.T5GemmaConfig(encoder=side, decoder=side, vocab_size=t.VOCAB)
     with pytest.raises(InputError, match="has 2 lists"):
         mlps(transformers.T5GemmaForConditionalGeneration(config))

@@ -24,13 +24,15 @@ SMALL = {
     "head_dim": 8,
     "max_position_embeddings": 64,
     "initializer_range": 0.3,
-    "sliding_window": 6,
 }
+SLIDING = {**SMALL, "sliding_window": 6}
 OTHER_NAMES = {
-    "gemma3": {**SMALL, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "gemma2": SLIDING,
+    "mistral": SLIDING,
+    "gemma3": {**SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     "gpt2": {"n_embd": HIDDEN, "n_inner": INTERMEDIATE, "n_layer": LAYERS, "n_head": 4, "n_positions": 64},
-    "gpt_neox": {k: v for k, v in SMALL.items() if k not in ("num_key_value_heads", "head_dim", "sliding_window")},
-    "phi3": {k: v for k, v in SMALL.items() if k != "head_dim"},
+    "gpt_neox": {k: v for k, v in SMALL.items() if k not in ("num_key_value_heads", "head_dim")},
+    "phi3": {k: v for k, v in SLIDING.items() if k != "head_dim"},
 }
 CLASSES = {
     "llama": "Llama",

@@ -136,9 +136,9 @@ class TorchEngine:
     @torch.no_grad()
     def _check_head(self) -> None:
         """Refuse a model that makes its logits in a way `_head` does not know."""
-        one = {"input_ids": torch.tensor([[self._pad]], device=self.model.device), "use_cache": False}
-        own = torch.log_softmax(self.model(**one).logits[0, -1].float(), -1)
-        mine = self._head(self.model.base_model(**one).last_hidden_state[0, -1])
+        few = {"input_ids": torch.arange(4, device=self.model.device)[None], "use_cache": False}
+        own = torch.log_softmax(self.model(**few).logits.float(), -1)
+        mine = self._head(self.model.base_model(**few).last_hidden_state)
         if float((own - mine).abs().max()) > 0.02 * float(own.abs().max()):  # bf16 logits are this coarse
             raise InputError(
                 f"{type(self.model).__name__} scales its logits in a way the Torch engine does not know; use vllm."

@@ -1,0 +1,113 @@
+"""The real vLLM engine on the embedded model, against Torch in float32. One engine is shared by the whole file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from harness.engines import Settings, start
+from harness.engines.torch import TorchEngine
+from harness.engines.vllm import VLLMEngine
+from harness.errors import InputError
+from harness.lmeval.roots import packaged_root
+from harness.measure import Asked, measure
+from harness.topics import load_topic
+
+pytestmark = [pytest.mark.model, pytest.mark.engine]
+
+TOLERANCE = 2e-3  # nats, of a whole answer's log-probability of about -250
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_cores() -> Iterator[None]:
+    """The embedded model is large enough to share out, unlike the tiny ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def vllm_engine(embedded: str) -> Iterator[VLLMEngine]:
+    pytest.importorskip("vllm")
+    engine = VLLMEngine(embedded, Settings(dtype="float32", max_length=512))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def torch_engine(embedded: str) -> TorchEngine:
+    return TorchEngine.from_folder(embedded, Settings(dtype="float32", max_length=512))
+
+
+@pytest.fixture(scope="module")
+def requests(torch_engine: TorchEngine) -> list[tuple[list[int], list[int]]]:
+    encode = torch_engine.tokenizer
+    found = []
+    for item in load_topic(packaged_root() / "immigration.yaml").split("measure")[:4]:
+        turn = [{"role": "user", "content": item.question}]
+        text = encode.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        context = list(encode(text, add_special_tokens=False)["input_ids"])
+        found += [(context, list(encode(t, add_special_tokens=False)["input_ids"])) for t in (item.left, item.right)]
+    return found
+
+
+def test_continuations_agree(vllm_engine: VLLMEngine, torch_engine: TorchEngine, requests: list) -> None:
+    ours, reference = (e.score_continuations(requests) for e in (vllm_engine, torch_engine))
+    assert max(abs(a[0] - b[0]) for a, b in zip(ours, reference, strict=True)) < TOLERANCE
+    assert [a[1] for a in ours] == [b[1] for b in reference]
+
+
+def test_choices_agree_and_equal_one_token_continuations(
+    vllm_engine: VLLMEngine, torch_engine: TorchEngine, requests: list
+) -> None:
+    options = [torch_engine.tokenizer.convert_tokens_to_ids(label) for label in ("A", "B", "C")]
+    asked = [(context, options) for context, _ in requests[::2]]
+    ours, reference = (torch.tensor(e.score_choices(asked)) for e in (vllm_engine, torch_engine))
+    assert (ours - reference).abs().max() < 1e-3
+    single = torch_engine.score_continuations([(c, [o]) for c, _ in asked for o in options])
+    assert (reference.flatten() - torch.tensor([s for s, _ in single])).abs().max() < 1e-3
+
+
+def test_greedy_answers_agree(vllm_engine: VLLMEngine, torch_engine: TorchEngine, requests: list) -> None:
+    prompts = [context for context, _ in requests[::2]]
+    assert vllm_engine.generate(prompts, 12, []) == torch_engine.generate(prompts, 12, [])
+
+
+def test_stop_strings_end_the_answer_alike(vllm_engine: VLLMEngine, torch_engine: TorchEngine, requests: list) -> None:
+    prompts = [requests[0][0]]
+    whole = torch_engine.generate(prompts, 12, [])[0]
+    stop = whole.split()[3]
+    assert vllm_engine.generate(prompts, 12, [stop]) == torch_engine.generate(prompts, 12, [stop])
+    assert stop not in torch_engine.generate(prompts, 12, [stop])[0]
+
+
+def test_batch_order_changes_nothing_that_matters(vllm_engine: VLLMEngine, requests: list) -> None:
+    forward = vllm_engine.score_continuations(requests)
+    backward = vllm_engine.score_continuations(requests[::-1])[::-1]
+    assert max(abs(a[0] - b[0]) for a, b in zip(forward, backward, strict=True)) < TOLERANCE
+
+
+def test_a_measurement_is_the_same_on_both(vllm_engine: VLLMEngine, torch_engine: TorchEngine) -> None:
+    asked = Asked(("political_stance_science_pairs", "political_stance_science_statements"), limit=4)
+    ours, reference = (measure(e, asked)[0]["results"] for e in (vllm_engine, torch_engine))
+    for task, metric in zip(asked.tasks, ("nats", "stance"), strict=True):
+        assert ours[task][f"{metric},none"] == pytest.approx(reference[task][f"{metric},none"], abs=1e-4)
+
+
+def test_too_long_is_an_error_not_a_truncation(vllm_engine: VLLMEngine, requests: list) -> None:
+    context, answer = requests[0]
+    for ask in (
+        lambda: vllm_engine.score_continuations([(context * 20, answer)]),
+        lambda: vllm_engine.score_choices([(context * 20, [5])]),
+        lambda: vllm_engine.generate([context], 512, []),
+    ):
+        with pytest.raises(InputError, match="Nothing is truncated"):
+            ask()
+
+
+def test_unknown_engine() -> None:
+    with pytest.raises(InputError, match="engines: torch, vllm"):
+        start("tgi", ".")

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import tiny as t
+import torch
+
+from harness.errors import InputError, ProofError
+from harness.sites import SITES
+from plugins.pnlac import Contrast, Localization, Sequence, contrast, localize
+
+DOWN = (".mlp.down_proj", ".mlp.dense_4h_to_h", ".mlp.c_proj")
+PROMPTS = [Sequence(t.tokens(length, seed=length)) for length in (5, 11, 3, 8, 11, 1)]
+COMPLETIONS = [Sequence(s.ids, start=len(s.ids) // 2) for s in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def pair(tiny):
+    def made(name):
+        base = copy.deepcopy(tiny(name)).double()
+        return base, t.with_other_mlps(base)
+
+    return made
+
+
+def activations(model, site: str, ids: list[int]) -> torch.Tensor:
+    """[l, s, n], by hooks of the test's own."""
+    seen = []
+    hooks = [
+        module.register_forward_hook(lambda _m, args, out: seen.append((args[0] if site == "mlp_act" else out)[0]))
+        for name, module in model.named_modules()
+        if name.endswith(DOWN)
+    ]
+    t.logits(model, ids)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(seen)
+
+
+def naive(base, tuned, sequences: list[Sequence], site: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """R and its normalised form, token by token, one prompt at a time."""
+    squares, tokens, values = 0.0, 0, []
+    for sequence in sequences:
+        of_base, of_tuned = (activations(model, site, sequence.ids) for model in (base, tuned))
+        for position in range(sequence.start, len(sequence.ids)):
+            squares = squares + (of_tuned[:, position] - of_base[:, position]) ** 2
+            values.append(of_base[:, position])
+            tokens += 1
+    score = (squares / tokens).sqrt()
+    return score, score / torch.stack(values).std(0, correction=0)
+
+
+@pytest.mark.parametrize("name", t.ARCHITECTURES)
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("sequences", [PROMPTS, COMPLETIONS], ids=["prompt", "completion"])
+def test_scores_equal_the_naive_ones(pair, name, site, sequences):
+    base, tuned = pair(name)
+    score, normalized = naive(base, tuned, sequences, site)
+    found = contrast(base, tuned, sequences, site)
+    torch.testing.assert_close(found.score, score, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.normalized, normalized, rtol=1e-5, atol=0)
+    assert found.tokens == sum(len(s.ids) - s.start for s in sequences)
+    assert score.shape == (t.LAYERS, t.INTERMEDIATE if site == "mlp_act" else t.HIDDEN)
+
+
+@pytest.mark.parametrize("name", t.ARCHITECTURES)
+def test_batching_padding_and_order_change_nothing(pair, name):
+    base, tuned = pair(name)
+    together = contrast(base, tuned, COMPLETIONS, "mlp_act")
+    alone = contrast(base, tuned, COMPLETIONS, "mlp_act", batch_tokens=1)
+    reversed_pairs = contrast(base, tuned, COMPLETIONS[::-1], "mlp_act", batch_tokens=24)
+    for other in (alone, reversed_pairs):
+        for field in ("score", "normalized", "size"):
+            torch.testing.assert_close(getattr(other, field), getattr(together, field), rtol=1e-6, atol=0)
+
+
+def test_float32_models_give_the_float64_scores(pair):
+    base, tuned = pair("llama")
+    score, _ = naive(base, tuned, PROMPTS, "mlp_out")
+    found = contrast(copy.deepcopy(base).float(), copy.deepcopy(tuned).float(), PROMPTS, "mlp_out")
+    assert found.score.dtype == torch.float64
+    torch.testing.assert_close(found.score, score, rtol=1e-4, atol=0)
+
+
+def test_completions_and_prompts_score_differently(pair):
+    base, tuned = pair("llama")
+    scores = [contrast(base, tuned, sequences, "mlp_act").score for sequences in (PROMPTS, COMPLETIONS)]
+    assert not torch.allclose(*scores, rtol=0.01)
+
+
+def test_running_sums_by_hand():
+    # One neuron over the tokens base 1, 2, 3 and tuned 1, 4, 7; one that never varies; one that is always 0.
+    sums = Contrast(
+        squared_difference=torch.tensor([[20.0, 3.0, 3.0]], dtype=torch.float64),
+        base_sum=torch.tensor([[6.0, 0.1 + 0.1 + 0.1, 0.0]], dtype=torch.float64),
+        base_squared=torch.tensor([[14.0, 3 * 0.1 * 0.1, 0.0]], dtype=torch.float64),
+        base_absolute=torch.tensor([[6.0, 0.3, 0.0]], dtype=torch.float64),
+        tokens=3,
+    )
+    expected = [(20 / 3) ** 0.5, 1.0, 1.0]
+    torch.testing.assert_close(sums.score[0], torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(sums.normalized[0], torch.tensor([10**0.5, 0.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(sums.size[0], torch.tensor([2.0, 0.1, 0.0], dtype=torch.float64))
+
+
+def test_selected_general_and_specific_by_hand():
+    scores = {"a": torch.tensor([[4.0, 3.0], [2.0, 1.0]]), "b": torch.tensor([[1.0, 4.0], [3.0, 2.0]])}
+    found = Localization("mlp_act", "m", 50.0, scores, torch.zeros(2, 2))
+    sets = {
+        "N_a": (found.selected("a"), [[1, 1], [0, 0]]),
+        "N_b": (found.selected("b"), [[0, 1], [1, 0]]),
+        "G": (found.general, [[0, 1], [0, 0]]),
+        "P_a": (found.specific("a"), [[1, 0], [0, 0]]),
+        "P_b": (found.specific("b"), [[0, 0], [1, 0]]),
+    }
+    assert {name: neurons.mask.int().tolist() for name, (neurons, _) in sets.items()} == {
+        k: v for k, (_, v) in sets.items()
+    }
+    assert found.general.scores.tolist() == [[2.5, 3.5], [2.5, 1.5]]
+    assert (found.general.site, found.general.model) == ("mlp_act", "m")
+
+
+@pytest.mark.parametrize(("top", "count"), [(100.0, 10), (30.0, 3), (10.0, 1), (0.001, 1)])
+def test_top_is_a_percentage_of_all_neurons_and_at_least_one(top, count):
+    found = Localization("mlp_act", "m", top, {"a": torch.arange(10.0).view(2, 5)}, torch.zeros(2, 5))
+    assert len(found.selected("a")) == count
+
+
+def test_localize_makes_the_sets_of_its_topics(pair):
+    base, tuned = pair("llama")
+    prompts = {"a": PROMPTS[:3], "b": PROMPTS[3:]}
+    found = localize(base, tuned, prompts, "mlp_act", "m", top=40.0)
+    for topic, sequences in prompts.items():
+        torch.testing.assert_close(found.scores[topic], naive(base, tuned, sequences, "mlp_act")[0], rtol=1e-5, atol=0)
+    assert len(found.selected("a")) == round(0.4 * t.LAYERS * t.INTERMEDIATE)
+    assert 0 < len(found.general) < len(found.selected("a"))
+    assert len(found.general & found.specific("a")) == 0
+    assert found.tokens == {"a": 19, "b": 20}
+
+
+def test_localize_can_normalize(pair):
+    base, tuned = pair("llama")
+    found = localize(base, tuned, {"a": PROMPTS}, "mlp_act", "m", normalized=True)
+    torch.testing.assert_close(found.scores["a"], naive(base, tuned, PROMPTS, "mlp_act")[1], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_equal_models_are_refused(tiny, normalized):
+    with pytest.raises(ProofError, match="base itself"):
+        localize(tiny("llama"), copy.deepcopy(tiny("llama")), {"a": PROMPTS}, "mlp_act", "m", normalized=normalized)
+
+
+@pytest.mark.parametrize("top", [0.0, -1.0, 100.1, float("nan")])
+def test_a_top_that_is_no_percentage_is_refused(tiny, top):
+    with pytest.raises(InputError, match="--top is"):
+        localize(tiny("llama"), tiny("llama"), {"a": PROMPTS}, "mlp_act", "m", top=top)
+
+
+def test_nothing_to_contrast_is_refused(tiny):
+    with pytest.raises(InputError, match="No topics"):
+        localize(tiny("llama"), tiny("llama"), {}, "mlp_act", "m")
+    with pytest.raises(InputError, match="No tokens"):
+        contrast(tiny("llama"), tiny("llama"), [Sequence([5, 6], start=2)], "mlp_act")
+
+
+def test_models_of_different_shape_are_refused(tiny):
+    for changed in ({"num_hidden_layers": 2}, {"intermediate_size": 40}):
+        with pytest.raises(InputError, match="different layers or widths"):
+            contrast(tiny("llama"), t.build("llama", **changed), PROMPTS, "mlp_act")
