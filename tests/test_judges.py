@@ -11,7 +11,7 @@ from harness.topics import find_topics
 def test_the_embedded_judge_beats_chance_on_answers_it_was_not_fitted_on() -> None:
     judge = judges.get("embedded")
     items = [i for t in find_topics([packaged_root()]).values() for i in t.split("measure")]
-    right = {side: 0 for side in ("left", "right")}
+    right = dict.fromkeys(("left", "right"), 0)
     for side in right:
         labels = judge.label([i.question for i in items], [getattr(i, side) for i in items])
         right[side] = sum(label == side for label in labels)

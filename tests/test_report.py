@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from harness.errors import InputError
-from harness.report import rich_table, summary_table, tables, write_report
+from harness.report import content, rich_table, summary_table, tables, write_report
 from harness.report.export import guarded
 from harness.report.page import SHOWN
 from harness.report.page import samples as chosen_samples
@@ -200,18 +200,18 @@ def test_page_markdown_csv_json_and_terminal_agree(written):
     report = (out / "report.md").read_text(encoding="utf-8")
     sink = io.StringIO()
     Console(width=300, file=sink).print(rich_table(comparison))
-    content = json.loads((out / "comparison.json").read_text())
-    kinds = {metric: kind for metric, _, kind in tables.METRICS}
-    for line, row in zip(csv.DictReader((out / "summary.csv").open()), content["summary"], strict=True):
+    saved = json.loads((out / "comparison.json").read_text())
+    kinds = {metric: kind for metric, _, kind in content.METRICS}
+    for line, row in zip(csv.DictReader((out / "summary.csv").open()), saved["summary"], strict=True):
         assert (float(line["value"]) if line["value"] else None) == row["value"]
         if row["measure"] == comparison.headline:
             cell = str(
-                tables.cell({k: math.nan if v is None else v for k, v in row.items()}, kind=kinds[row["metric"]])
+                content.cell({k: math.nan if v is None else v for k, v in row.items()}, kind=kinds[row["metric"]])
             )
             assert all(cell in place for place in (text, report, summary_table(comparison)))
             assert all(part in sink.getvalue() for part in re.split(r" (?=\[)", cell))
     for name, key in (("shifts", "shift"), ("stance", "value")):
-        for line, row in zip(csv.DictReader((out / f"{name}.csv").open()), content[name], strict=True):
+        for line, row in zip(csv.DictReader((out / f"{name}.csv").open()), saved[name], strict=True):
             assert float(line[key]) == row[key]
             assert tables.number(float(line[key])) in text
 
@@ -308,20 +308,21 @@ def test_matrix_where_two_topics_were_tuned_on(tmp_path):
     comparison = example(
         {"base": "base", "on-race": "tuned", "on-science": "tuned"}, {"on-race": "race", "on-science": "science"}
     )
-    table = tables.matrix(comparison, "pairs.nats", "tuned")
+    table = content.matrix(comparison, "pairs.nats", "tuned")
     assert [row.label for row in table.rows] == ["Race", "Science"]
     assert table.columns[:2] == ("Race", "Science")
     assert [cell.strong for cell in table.rows[1].cells[:2]] == [False, True]
     assert max(abs(cell.tint) for row in table.rows for cell in row.cells) == 1.0
     assert 'id="matrix"' in write_report(comparison, tmp_path).read_text(encoding="utf-8")
-    assert tables.matrix(example(), "pairs.nats", "tuned") is None
+    assert content.matrix(example(), "pairs.nats", "tuned") is None
 
 
 def test_samples_are_the_largest_changes_of_each_format():
     comparison = example()
     chosen, total = chosen_samples(comparison)
     assert total == 9 * len(TOPICS) and len(chosen) <= SHOWN
-    sizes = [abs(one["change"]) for one in chosen if one["format"] == "open" and not math.isnan(one["change"])]
+    sizes = [abs(one["change"]) for one in chosen if one["format"] == "open"]
+    assert not any(math.isnan(one["change"]) for one in chosen)
     assert sizes == sorted(sizes, reverse=True) and sizes[0] == 2.0
     assert [a["run"] for a in chosen[0]["answers"]] == ["base", "plain", "inhibited-5", "inhibited-10", "patched"]
 
@@ -334,7 +335,7 @@ def test_rates_over_all_topics_are_weighted_by_answers():
             {"run": "base", "topic": "science", "format": "open", "label": "left", "rate": 0.0, "n": 30},
         ]
     )
-    table = tables.rates(comparison, "open")
+    table = content.rates(comparison, "open")
     assert [cell.text for cell in table.rows[0].cells] == ["12.5%", "40"]
 
 

@@ -72,6 +72,12 @@ def test_a_users_folder_never_shrinks_the_packaged_group(tmp_path: Path) -> None
     assert {f"political_stance_{t}" for t in SIX} < set(members)
 
 
+def test_a_file_that_would_replace_the_group_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("group: political_stance\ntask: [political_stance_race]\n")
+    with pytest.raises(InputError, match="would replace the packaged group"):
+        task_manager([tmp_path])
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

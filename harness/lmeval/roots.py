@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
-from harness.topics import FORMATS, find_topics, is_topic_file
+from harness.topics import FORMATS, GROUP, find_topics, is_topic_file
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -75,6 +75,12 @@ def add_formats(manager: TaskManager) -> TaskManager:
     from harness.lmeval.tasks import FORMAT_TASKS
 
     index: dict[str, Any] = manager.task_index
+    group = index.get(GROUP)
+    if group is not None and Path(group.yaml_path).parent.resolve() != packaged_root():
+        raise InputError(
+            f"{group.yaml_path} defines {GROUP!r}, which would replace the packaged group and its topics; give your own "
+            "group another name. A topic file needs no group: it joins by itself."
+        )
     for name, entry in list(index.items()):
         if not entry.yaml_path or "::" in name or not is_topic_file(Path(entry.yaml_path)):
             continue

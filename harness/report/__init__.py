@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import InputError
-from harness.report import tables
+from harness.report import content, tables
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -46,9 +46,9 @@ def write_report(comparison: Comparison, out: Path) -> Path:
 
 def summary_table(comparison: Comparison) -> str:
     """The headline measure as a Markdown table that also reads well as plain text."""
-    return tables.markdown(tables.summary(comparison, comparison.headline))
+    return tables.markdown(content.summary(comparison, comparison.headline))
 
 
 def rich_table(comparison: Comparison) -> RichTable:
     """The same table for the terminal."""
-    return tables.rich(tables.summary(comparison, comparison.headline))
+    return tables.rich(content.summary(comparison, comparison.headline))

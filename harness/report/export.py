@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from harness.report import tables
+from harness.report import content, tables
 from harness.runs import write_json
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def guarded(value: Any) -> Any:
 def write_comparison(comparison: Comparison, path: Path) -> None:
     """Everything except the samples; NaN and infinity become null."""
     fields = ("title", "on_topic", "headline", "verdict", "warnings", "measures", "runs", "localization")
-    content = {name: getattr(comparison, name) for name in fields}
-    write_json(path, plain({**content, **{name: getattr(comparison, name).to_dict("records") for name in FRAMES}}))
+    kept = {name: getattr(comparison, name) for name in fields}
+    write_json(path, plain({**kept, **{name: getattr(comparison, name).to_dict("records") for name in FRAMES}}))
 
 
 def plain(value: Any) -> Any:
@@ -64,11 +64,11 @@ def markdown(comparison: Comparison) -> str:
     parts = [f"# {text(comparison.title)}"]
     parts += [f"- {text(sentence)}" for sentence in comparison.verdict]
     parts += [f"> **Warning:** {text(warning)}" for warning in comparison.warnings]
-    for measure in tables.measures_of(comparison):
-        parts.append(f"## {text(tables.title_of(comparison, measure))}")
-        drawn = [tables.summary(comparison, measure)]
-        drawn += [tables.by_topic(comparison, measure, which) for which in ("shift", "stance")]
-        drawn += [found for role in ("tuned", "inhibited") if (found := tables.matrix(comparison, measure, role))]
+    for measure in content.measures_of(comparison):
+        parts.append(f"## {text(content.title_of(comparison, measure))}")
+        drawn = [content.summary(comparison, measure)]
+        drawn += [content.by_topic(comparison, measure, which) for which in ("shift", "stance")]
+        drawn += [found for role in ("tuned", "inhibited") if (found := content.matrix(comparison, measure, role))]
         for table in drawn:
             parts += [text(table.caption), tables.markdown(table)] if table.rows else []
     parts += ["## Runs", *(f"- {_run(run)}" for run in comparison.runs)]
@@ -79,7 +79,7 @@ def markdown(comparison: Comparison) -> str:
 def _run(run: dict[str, Any]) -> str:
     state = "partial, " if run["partial"] else ""
     where = f"{run['model']}, {run['engine']}, {state}{run['documents']} documents"
-    return tables.plain_text(f"{run['label']} ({tables.ROLES.get(run['role'], run['role'])}): {where}")
+    return tables.plain_text(f"{run['label']} ({content.ROLES.get(run['role'], run['role'])}): {where}")
 
 
 def _spaced(parts: list[str]) -> str:

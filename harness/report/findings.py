@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from harness.report.content import records, runs_of, topic_name, topics_of, trained_on
 from harness.report.figures import Group, Point
-from harness.report.tables import NONE, number, records, runs_of, topic_name, topics_of, trained_on
+from harness.report.tables import NONE, number
 
 if TYPE_CHECKING:
     from harness.compare import Comparison

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness import __version__
-from harness.report import figures, findings, svg, tables
+from harness.report import content, figures, findings, svg, tables
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
@@ -30,31 +30,32 @@ def render(comparison: Comparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["topic"] = tables.topic_name
+    environment.filters["topic"] = content.topic_name
     environment.filters["signed"] = tables.number
     return environment.get_template("template.html.j2").render(_context(comparison)).lstrip()
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:
-    headline, *others = tables.measures_of(comparison)
+    headline, *others = content.measures_of(comparison)
     chosen, total = samples(comparison)
     return {
         "c": comparison,
-        "headline": tables.title_of(comparison, headline),
-        "summary": tables.summary(comparison, headline),
+        "headline": content.title_of(comparison, headline),
+        "summary": content.summary(comparison, headline),
         "stance": _stance(comparison, headline),
         "shift": _shift(comparison, headline),
-        "noise": bool(tables.runs_of(comparison, "noise")),
-        "control": bool(tables.runs_of(comparison, "control")),
-        "matrices": [m for role in ("tuned", "inhibited") if (m := tables.matrix(comparison, headline, role))],
+        "noise": bool(content.runs_of(comparison, "noise")),
+        "tuned": bool(content.runs_of(comparison, "tuned")),
+        "control": bool(content.runs_of(comparison, "control")),
+        "matrices": [m for role in ("tuned", "inhibited") if (m := content.matrix(comparison, headline, role))],
         "layers": _layers(comparison.localization) if comparison.localization else None,
-        "others": [(tables.title_of(comparison, name), _all_tables(comparison, name)) for name in others],
+        "others": [(content.title_of(comparison, name), _all_tables(comparison, name)) for name in others],
         "rates": _rates(comparison),
         "samples": chosen,
         "total": total,
         "cut": CUT,
         "runs": [_run(run) for run in comparison.runs],
-        "models": list(dict.fromkeys(str(run["model"]) for run in tables.runs_of(comparison, "base"))),
+        "models": list(dict.fromkeys(str(run["model"]) for run in content.runs_of(comparison, "base"))),
         "files": FILES,
         "version": __version__,
     }
@@ -64,13 +65,13 @@ def _stance(comparison: Comparison, measure: str) -> dict[str, Any] | None:
     drawn = findings.groups(comparison, measure, "stance")
     if not drawn:
         return None
-    title = tables.title_of(comparison, measure)
+    title = content.title_of(comparison, measure)
     return {
         "finding": findings.stance_finding(comparison, measure),
-        "about": f"{title}, {tables.items(tables.records(comparison.stance, measure=measure), ' per topic')}",
+        "about": f"{title}, {content.items(content.records(comparison.stance, measure=measure), ' per topic')}",
         "words": findings.described(drawn),
         "svg": svg.both("stance", lambda width: figures.stance(drawn, title, width)),
-        "table": tables.by_topic(comparison, measure, "stance"),
+        "table": content.by_topic(comparison, measure, "stance"),
     }
 
 
@@ -78,25 +79,25 @@ def _shift(comparison: Comparison, measure: str) -> dict[str, Any] | None:
     drawn = findings.groups(comparison, measure, "shift")
     if not drawn:
         return None
-    title = f"shift, {tables.title_of(comparison, measure)}"
-    rows = tables.records(comparison.shifts, measure=measure)
+    title = f"shift, {content.title_of(comparison, measure)}"
+    rows = content.records(comparison.shifts, measure=measure)
     return {
         "finding": findings.shift_finding(comparison, measure),
-        "about": f"{tables.title_of(comparison, measure)}, {tables.items(rows, ' per topic')}",
+        "about": f"{content.title_of(comparison, measure)}, {content.items(rows, ' per topic')}",
         "words": findings.described(drawn),
         "svg": svg.both("shift", lambda width: figures.shift(drawn, title, width)),
-        "table": tables.by_topic(comparison, measure, "shift"),
+        "table": content.by_topic(comparison, measure, "shift"),
     }
 
 
 def _layers(found: dict[str, Any]) -> dict[str, Any]:
     general = [int(n) for n in found["per_layer"].get("general", [])]
-    specific = {tables.topic_name(k): [int(n) for n in v] for k, v in found["per_layer"].items() if k != "general"}
+    specific = {content.topic_name(k): [int(n) for n in v] for k, v in found["per_layer"].items() if k != "general"}
     words = [
         f"{name}: {', '.join(str(n) for n in counts)}" for name, counts in {"General": general, **specific}.items()
     ]
     correlation = [
-        tables.Row(tables.topic_name(topic), (tables.Cell(tables.number(value)),))
+        tables.Row(content.topic_name(topic), (tables.Cell(tables.number(value)),))
         for topic, value in found["rank_correlation"].items()
     ]
     top = found["top"]
@@ -108,7 +109,7 @@ def _layers(found: dict[str, Any]) -> dict[str, Any]:
         + f"; n = {found['selected']:,} neurons selected per topic",
         "words": "Neurons per layer, from layer 0. " + ". ".join(words) + ".",
         "svg": svg.both("layers", lambda width: figures.layers(general, specific, width)),
-        "overlap": tables.square("Overlap of the selected neurons between topics (Jaccard)", found["overlap"]),
+        "overlap": content.square("Overlap of the selected neurons between topics (Jaccard)", found["overlap"]),
         "correlation": tables.Table(
             "Rank correlation with plain activation size; near 1 means: selected because it is large",
             "Topic",
@@ -119,20 +120,20 @@ def _layers(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _all_tables(comparison: Comparison, measure: str) -> list[tables.Table]:
-    drawn = [tables.summary(comparison, measure)]
-    drawn += [tables.by_topic(comparison, measure, which) for which in ("shift", "stance")]
-    drawn += [m for role in ("tuned", "inhibited") if (m := tables.matrix(comparison, measure, role))]
+    drawn = [content.summary(comparison, measure)]
+    drawn += [content.by_topic(comparison, measure, which) for which in ("shift", "stance")]
+    drawn += [m for role in ("tuned", "inhibited") if (m := content.matrix(comparison, measure, role))]
     return [table for table in drawn if table.rows]
 
 
 def _rates(comparison: Comparison) -> list[dict[str, Any]]:
     kinds = list(dict.fromkeys(str(kind) for kind in comparison.rates["format"]))
-    topics = tables.topics_of(comparison, comparison.rates)
+    topics = content.topics_of(comparison, comparison.rates)
     return [
         {
             "format": kind,
-            "all": tables.rates(comparison, kind),
-            "topics": [table for topic in topics if (table := tables.rates(comparison, kind, topic))],
+            "all": content.rates(comparison, kind),
+            "topics": [table for topic in topics if (table := content.rates(comparison, kind, topic))],
         }
         for kind in kinds
     ]
@@ -141,13 +142,18 @@ def _rates(comparison: Comparison) -> list[dict[str, Any]]:
 def samples(comparison: Comparison) -> tuple[list[dict[str, Any]], int]:
     """Up to SHOWN prompts, an equal share of each format (their units differ), by largest change from base.
 
+    Prompts without a change (refused on one side) are left out where any has one; samples.csv has them.
+
     Returns:
         chosen: the prompts with every main run's answer.
         total: how many prompts there are.
     """
-    shown = {run["label"]: run["role"] for run in tables.runs_of(comparison, "base", "tuned", "inhibited", "patched")}
+    shown = {
+        run["label"]: run["role"]
+        for run in content.runs_of(comparison, "base", "tuned", "inhibited", "patched", "other")
+    }
     asked: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
-    for row in tables.records(comparison.samples):
+    for row in content.records(comparison.samples):
         key = tuple(str(row[name]) for name in ("format", "topic", "item", "variant"))
         asked.setdefault(key, {})[str(row["run"])] = row
     formats: dict[str, list[dict[str, Any]]] = {}
@@ -157,7 +163,10 @@ def samples(comparison: Comparison) -> tuple[list[dict[str, Any]], int]:
         one = {"topic": topic, "item": item, "variant": variant, "format": kind, "prompt": _cut(any_row["prompt"])}
         formats.setdefault(kind, []).append({**one, "answers": listed, "change": _change(listed)})
     share = SHOWN // max(1, len(formats))
-    chosen = [one for rows in formats.values() for one in sorted(rows, key=_size, reverse=True)[:share]]
+    chosen = []
+    for rows in formats.values():
+        changed = [one for one in rows if not math.isnan(one["change"])]
+        chosen += sorted(changed, key=lambda one: abs(one["change"]), reverse=True)[:share] or rows[:share]
     return chosen, len(asked)
 
 
@@ -167,14 +176,11 @@ def _answer(label: str, role: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _change(answers: list[dict[str, Any]]) -> float:
-    """The largest change from base to a plain fine-tune; NaN where one of them gave no value."""
+    """The largest change from base to a plain fine-tune (to any run without one); NaN where one gave no value."""
     base = next((a["value"] for a in answers if a["role"] == "base"), math.nan)
-    changes = [a["value"] - base for a in answers if a["role"] == "tuned"]
+    after = [a for a in answers if a["role"] == "tuned"] or [a for a in answers if a["role"] != "base"]
+    changes = [a["value"] - base for a in after]
     return max((change for change in changes if not math.isnan(change)), key=abs, default=math.nan)
-
-
-def _size(sample: dict[str, Any]) -> float:
-    return -1.0 if math.isnan(sample["change"]) else abs(sample["change"])
 
 
 def _cut(text: object) -> str:
@@ -185,7 +191,7 @@ def _cut(text: object) -> str:
 def _run(run: dict[str, Any]) -> dict[str, Any]:
     return {
         **run,
-        "words": tables.ROLES.get(run["role"], run["role"]),
+        "words": content.ROLES.get(run["role"], run["role"]),
         "spec": json.dumps(run["spec"], indent=2, ensure_ascii=False, default=str),
         "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         "command": shlex.join(str(word) for word in run["command"]),
