@@ -93,15 +93,15 @@ def test_running_sums_by_hand():
     # One neuron over the tokens base 1, 2, 3 and tuned 1, 4, 7; one that never varies; one that is always 0.
     sums = Contrast(
         squared_difference=torch.tensor([[20.0, 3.0, 3.0]], dtype=torch.float64),
-        base_sum=torch.tensor([[6.0, 0.1 + 0.1 + 0.1, 0.0]], dtype=torch.float64),
-        base_squared=torch.tensor([[14.0, 3 * 0.1 * 0.1, 0.0]], dtype=torch.float64),
-        base_absolute=torch.tensor([[6.0, 0.3, 0.0]], dtype=torch.float64),
+        base_sum=torch.tensor([[6.0, 0.3 + 0.3 + 0.3, 0.0]], dtype=torch.float64),
+        base_squared=torch.tensor([[14.0, 0.3 * 0.3 + 0.3 * 0.3 + 0.3 * 0.3, 0.0]], dtype=torch.float64),
+        base_absolute=torch.tensor([[6.0, 0.9, 0.0]], dtype=torch.float64),
         tokens=3,
     )
     expected = [(20 / 3) ** 0.5, 1.0, 1.0]
     torch.testing.assert_close(sums.score[0], torch.tensor(expected, dtype=torch.float64))
     torch.testing.assert_close(sums.normalized[0], torch.tensor([10**0.5, 0.0, 0.0], dtype=torch.float64))
-    torch.testing.assert_close(sums.size[0], torch.tensor([2.0, 0.1, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(sums.size[0], torch.tensor([2.0, 0.3, 0.0], dtype=torch.float64))
 
 
 def test_selected_general_and_specific_by_hand():

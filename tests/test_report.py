@@ -327,6 +327,17 @@ def test_samples_are_the_largest_changes_of_each_format():
     assert [a["run"] for a in chosen[0]["answers"]] == ["base", "plain", "inhibited-5", "inhibited-10", "patched"]
 
 
+def test_a_run_compared_with_another_than_base_says_so():
+    comparison = example({"base": "base", "patch-none": "patched", "patch-all": "patched"})
+    comparison.summary = comparison.summary[comparison.summary["run"] == "patch-all"]
+    for run in comparison.runs[1:]:
+        run["reference"] = "patch-none"
+    table = content.summary(comparison, "pairs.nats")
+    assert [(row.label, row.note) for row in table.rows] == [
+        ("patch-all", "activations patched \N{MIDDLE DOT} shift from patch-none")
+    ]
+
+
 def test_rates_over_all_topics_are_weighted_by_answers():
     comparison = example({"base": "base"})
     comparison.rates = pd.DataFrame(

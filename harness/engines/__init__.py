@@ -78,8 +78,10 @@ def check_length(context: Tokens, more: int, limit: int) -> None:
     """Refuse what would have to be truncated.
 
     Raises:
-        InputError: context and continuation are longer than the engine's limit.
+        InputError: context and continuation are longer than the engine's limit, or the context is empty.
     """
+    if not context:
+        raise InputError("A request has an empty context; at least a beginning-of-text token must come first.")
     if len(context) + more > limit:
         raise InputError(
             f"A request has {len(context)} context and {more} further tokens; the engine takes {limit}. "

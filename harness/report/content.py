@@ -91,23 +91,24 @@ def summary(comparison: Comparison, measure: str) -> Table:
     measured = {run for run, _ in found}
     rows = []
     for run in runs_of(comparison):
-        if run["role"] == "base" and run["label"] not in measured:
-            continue  # a shift is taken from base: its row would hold dashes only
+        if run["label"] not in measured and (run["role"] == "base" or run["reference"] == run["label"]):
+            continue  # shifts are taken from this run: its row would hold dashes only
         cells = tuple(cell(found.get((run["label"], metric)), kind=kind) for metric, _, kind in METRICS)
-        rows.append(Row(run["label"], cells, run["role"], _note(run)))
-    sizes = {
-        where: items([row for row in found.values() if row["metric"] == metric])
-        for where, metric in (("on topic", "on_topic_shift"), ("off topic", "rmse_cross"))
-    }
+        rows.append(Row(run["label"], cells, run["role"], _note(comparison, run)))
     about = f" tuned on {topic_name(comparison.on_topic).lower()}" if comparison.on_topic else ""
-    caption = f"{title_of(comparison, measure)}{about}: shifts from base with 95% intervals over items; " + "; ".join(
-        f"{where} {size}" for where, size in sizes.items()
-    )
+    size = items(records(comparison.shifts, measure=measure), " per topic")
+    caption = f"{title_of(comparison, measure)}{about}: shifts from base with 95% intervals over items, {size}"
     return Table(caption, "Run", tuple(header for _, header, _ in METRICS), tuple(rows))
 
 
-def _note(run: dict[str, Any]) -> str:
-    return ROLES.get(run["role"], "") + (" \N{MIDDLE DOT} partial run" if run.get("partial") else "")
+def _note(comparison: Comparison, run: dict[str, Any]) -> str:
+    """The role in words, what the run is compared with where that is not base, and whether it is partial."""
+    bases = {other["label"] for other in comparison.runs if other["role"] == "base"}
+    against = run["reference"] not in ("", None, run["label"]) and run["reference"] not in bases
+    parts = [ROLES.get(run["role"], str(run["role"]))]
+    parts += [f"shift from {run['reference']}"] if against else []
+    parts += ["partial run"] if run["partial"] else []
+    return " \N{MIDDLE DOT} ".join(parts)
 
 
 def by_topic(comparison: Comparison, measure: str, which: Literal["stance", "shift"]) -> Table:
@@ -177,7 +178,7 @@ def rates(comparison: Comparison, kind: str, topic: str | None = None) -> Table 
             total = sum(n for _, n in counted)
             cells.append(Cell(number(sum(rate * n for rate, n in counted) / total if total else None, "percent")))
         asked = sum(max((r["n"] for r in mine if r["topic"] == name), default=0) for name in {r["topic"] for r in mine})
-        body.append(Row(run["label"], (*cells, Cell(f"{int(asked):,}")), run["role"], _note(run)))
+        body.append(Row(run["label"], (*cells, Cell(f"{int(asked):,}")), run["role"], _note(comparison, run)))
     where_ = "all topics together" if topic is None else topic_name(topic)
     return Table(f"{topic_name(kind)}: share of answers, {where_}", "Run", (*labels, "answers"), tuple(body))
 
