@@ -30,4 +30,5 @@ def bar(*args: Any, what: str = "", **kwargs: Any) -> tqdm[Any]:
     """
     kwargs["desc"] = " ".join([*_stage[-1:], what])
     kwargs["file"] = sys.stderr if sys.stderr.isatty() else io.StringIO()
-    return tqdm(*args, dynamic_ncols=True, **{k: v for k, v in kwargs.items() if k != "dynamic_ncols"})
+    kwargs |= {"disable": False, "dynamic_ncols": True}
+    return tqdm(*args, **kwargs)
