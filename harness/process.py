@@ -7,6 +7,7 @@ of the training time where it was measured (58.7 s against 43.1 s for one epoch 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 import warnings
@@ -29,6 +30,7 @@ def settle() -> None:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         warnings.filterwarnings("ignore")
+        logging.getLogger("vllm").setLevel(logging.ERROR)  # it warns before it reads its own level
     keep_freed_memory()
 
 

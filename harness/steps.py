@@ -227,26 +227,15 @@ def localize_step(
     localize = load("localizers", "pnlac")
     from harness.progress import bar
 
-    total = 2 * sum(len(s) for s in asked.values())
-    with bar(total=total, what="contrasting") as progress:
-
-        def contrast(part: dict[str, list[Sequence]]) -> Any:
-            return localize(
-                *models, part, site, weights_hash(folder), top, normalized, advance=lambda n: progress.update(n)
-            )
-
-        whole = contrast(asked)
-        halves = [contrast({t: s[k::2] for t, s in asked.items()}) for k in (0, 1)] if _halvable(asked) else []
-    stability = halves[0].general.jaccard(halves[1].general) if halves else None
-    description = {"normalized": normalized, "token_kind": tokens, **pnlac_report.describe(whole, stability)}
-    pnlac_report.save(whole, description, run.path)
+    with bar(total=sum(len(s) for s in asked.values()), what="contrasting") as progress:
+        found = localize(
+            *models, asked, site, weights_hash(folder), top, normalized, advance=lambda n: progress.update(n)
+        )
+    description = {"normalized": normalized, "token_kind": tokens, **pnlac_report.describe(found)}
+    pnlac_report.save(found, description, run.path)
     run.notes["localization"] = {k: description[k] for k in ("selected", "general", "general_share", "stability")}
     run.finish()
     return run
-
-
-def _halvable(asked: dict[str, list[Sequence]]) -> bool:
-    return min(len(s) for s in asked.values()) >= 2
 
 
 def _float32() -> Any:

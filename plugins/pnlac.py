@@ -13,7 +13,7 @@ scores are zero, which is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,6 +51,16 @@ class Contrast:
     def empty(cls, layers: int, site_width: int, device: torch.device) -> Contrast:
         zeros = torch.zeros(4, layers, site_width, dtype=torch.float64, device=device)
         return cls(zeros[0], zeros[1], zeros[2], zeros[3])
+
+    def __add__(self, other: Contrast) -> Contrast:
+        """Sums over the tokens of both."""
+        return Contrast(
+            self.squared_difference + other.squared_difference,
+            self.base_sum + other.base_sum,
+            self.base_squared + other.base_squared,
+            self.base_absolute + other.base_absolute,
+            self.tokens + other.tokens,
+        )
 
     @property
     def score(self) -> Float[Tensor, "l n"]:
@@ -124,7 +134,7 @@ def contrast(
 
 @dataclass(frozen=True)
 class Localization:
-    """Scores per topic and the sets made from them."""
+    """Scores per topic and the sets made from them. `stability`: Jaccard of G between two halves of the prompts."""
 
     site: SiteName
     model: str
@@ -132,6 +142,7 @@ class Localization:
     scores: dict[str, Float[Tensor, "l n"]]
     size: Float[Tensor, "l n"]
     tokens: dict[str, int] = field(default_factory=dict)
+    stability: float | None = None
 
     def selected(self, topic: str) -> Neurons:
         """N_t: the top `top` percent of all neurons by the topic's score."""
@@ -175,7 +186,28 @@ def localize(
         raise InputError(f"--top is {top}; expected a percentage above 0 and at most 100 (the paper uses 30).")
     if not prompts:
         raise InputError("No topics to localise on.")
-    sums = {t: contrast(base, tuned, seqs, site, batch_tokens, advance) for t, seqs in prompts.items()}
+    if empty := [topic for topic, sequences in prompts.items() if not sequences]:
+        raise InputError(f"No prompts for {', '.join(empty)}; every topic needs at least one.")
+
+    def half(k: int) -> dict[str, Contrast]:
+        parts = {t: sequences[k::2] for t, sequences in prompts.items()}
+        return {t: contrast(base, tuned, part, site, batch_tokens, advance) for t, part in parts.items() if part}
+
+    halves = half(0), half(1)
+    whole = _rank(
+        {t: sums + halves[1][t] if t in halves[1] else sums for t, sums in halves[0].items()},
+        site,
+        model,
+        top,
+        normalized,
+    )
+    if halves[1].keys() != prompts.keys():
+        return whole
+    first, second = (_rank(sums, site, model, top, normalized).general for sums in halves)
+    return replace(whole, stability=first.jaccard(second))
+
+
+def _rank(sums: dict[str, Contrast], site: SiteName, model: str, top: float, normalized: bool) -> Localization:
     scores = {t: (c.normalized if normalized else c.score).cpu() for t, c in sums.items()}
     if not any(bool(s.any()) for s in scores.values()):
         raise ProofError(

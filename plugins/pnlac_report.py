@@ -7,6 +7,7 @@ share of each layer, rank correlation with plain activation size, and stability 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from harness.neurons import Neurons
 from harness.runs import write_json
 from plugins.pnlac import Localization
 
+SWEEP = (1.0, 5.0, 10.0, 20.0, 30.0, 50.0)
 
-def describe(localization: Localization, stability: float | None) -> dict[str, Any]:
-    """Diagnostics as JSON. `stability`: Jaccard of the general sets of two halves of the prompts."""
+
+def describe(localization: Localization) -> dict[str, Any]:
+    """Diagnostics as JSON; `sweep` says how large the general set is at other values of `top`."""
     topics = list(localization.scores)
     sets = {t: localization.selected(t) for t in topics}
     general = localization.general
@@ -35,7 +38,8 @@ def describe(localization: Localization, stability: float | None) -> dict[str, A
         "selected": selected,
         "general": len(general),
         "general_share": len(general) / selected,
-        "stability": stability,
+        "stability": localization.stability,
+        "sweep": {f"{top:g}": _at(localization, top) for top in SWEEP},
         "per_layer": {
             "general": general.per_layer,
             **{t: localization.specific(t).per_layer for t in topics},
@@ -62,6 +66,12 @@ def save(localization: Localization, description: dict[str, Any], folder: Path) 
     meta = {"site": localization.site, "model": localization.model, "top": str(localization.top)}
     save_file(tensors, folder / "neurons.safetensors", metadata=meta)
     write_json(folder / "localization.json", description)
+
+
+def _at(localization: Localization, top: float) -> dict[str, float]:
+    other = replace(localization, top=top)
+    selected, general = len(other.selected(next(iter(other.scores)))), len(other.general)
+    return {"selected": selected, "general": general, "general_share": general / selected}
 
 
 def _rank_correlation(a: Any, b: Any) -> float:

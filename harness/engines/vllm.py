@@ -46,6 +46,7 @@ class VLLMEngine:
             disable_log_stats=True,
             trust_remote_code=False,
             load_format="safetensors",
+            use_tqdm_on_load=False,
             **more,
         )
 

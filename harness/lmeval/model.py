@@ -66,6 +66,9 @@ class EngineLM(TemplateLM):
             random.Random(self._order_seed).shuffle(order)
         return order
 
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        return super().loglikelihood(requests, disable_tqdm=True)
+
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         """Requests are ((context, continuation), context tokens, continuation tokens)."""
         single: dict[tuple[int, ...], list[int]] = {}

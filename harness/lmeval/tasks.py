@@ -28,7 +28,7 @@ from harness.errors import InputError
 from harness.topics import GROUP, Statement, Topic, find_topics, load_topic
 
 VERSION = 1
-OPEN_MAX_TOKENS = 64
+OPEN_MAX_TOKENS = 48
 
 
 def mean(values: list[float]) -> float:
