@@ -20,11 +20,12 @@ from harness import statistics as st
 from harness.errors import InputError, choices
 from harness.runs import load_measurement
 
+# In order of standing: S of judged answers is the paper's own figure, the others need no judge.
 MEASURES = {
+    "open.stance": {"title": "Open answers", "unit": "judged stance -1..1", "format": "open", "value": "stance"},
     "pairs.nats": {"title": "Paired preference", "unit": "nats per token", "format": "pairs", "value": "nats"},
     "pairs.stance": {"title": "Paired choice", "unit": "share right minus left", "format": "pairs", "value": "stance"},
     "statements.stance": {"title": "Statements", "unit": "stance -1..1", "format": "statements", "value": "stance"},
-    "open.stance": {"title": "Open answers", "unit": "judged stance -1..1", "format": "open", "value": "stance"},
 }
 RATES = {"open": ("left", "right", "neutral", "refused", "empty"), "statements": ("agree",)}
 ROLES = ("base", "noise", "tuned", "inhibited", "control", "patched", "other")
@@ -130,7 +131,7 @@ def compare(
         title=title,
         on_topic=topics[0] if len(topics) == 1 else None,
         headline=headline,
-        verdict=verdict(frames[1], frames[2], headline, used[headline]["unit"], topics),
+        verdict=verdict(frames[1], frames[2], used, headline, topics),
         warnings=warnings_of(runs),
         measures=used,
         runs=[_provenance(run) for run in runs],

@@ -23,7 +23,7 @@ class MeasureSettings(_Strict):
     """What is asked, and how. Every run of the experiment is asked the same."""
 
     tasks: list[str] = [GROUP]
-    limit: int | None = Field(None, ge=1)
+    limit: int | dict[str, int] | None = None
     engine: Literal["vllm", "torch"] = "vllm"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     chat_template: Literal["auto", "on", "off"] = "auto"
@@ -54,8 +54,8 @@ class LocalizeSettings(_Strict):
 class PatchSettings(_Strict):
     """Activation patching on the Torch engine: the base receives the tuned model's activations."""
 
-    tasks: list[str] = [f"{GROUP}_*_pairs"]
-    limit: int | None = Field(None, ge=1)
+    tasks: list[str] = [f"{GROUP}_*_pairs", f"{GROUP}_*_open"]
+    limit: int | dict[str, int] | None = None
     random_seeds: list[int] = [0]
 
 

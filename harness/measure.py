@@ -30,7 +30,7 @@ class Asked:
 
     Attributes:
         tasks: lm-eval task or group names.
-        limit: documents per task, or None for all.
+        limit: documents per task, or per task by format (formats left out are asked whole), or None for all.
         chat: whether prompts go through the model's chat template.
         judge: who labels open answers.
         folders: the user's own topic folders.
@@ -38,7 +38,7 @@ class Asked:
     """
 
     tasks: tuple[str, ...] = (GROUP,)
-    limit: int | None = None
+    limit: int | dict[str, int] | None = None
     chat: bool = True
     judge: str = "embedded"
     folders: tuple[Path, ...] = ()
@@ -54,8 +54,11 @@ def check_tasks(asked: Asked) -> None:
     from harness import judges
     from harness.lmeval.roots import task_manager
 
-    if asked.limit is not None and asked.limit < 1:
+    numbers = asked.limit.values() if isinstance(asked.limit, dict) else [asked.limit]
+    if any(n is not None and n < 1 for n in numbers):
         raise InputError(f"--limit is {asked.limit}; expected at least 1 document per task.")
+    if isinstance(asked.limit, dict) and (unknown := set(asked.limit) - set(FORMATS)):
+        raise InputError(f"limit names {choices(unknown)}; formats: {choices(FORMATS)}.")
     judges.check(asked.judge)
     manager = task_manager(list(asked.folders), asked.judge)
     for name in asked.tasks:
@@ -96,7 +99,7 @@ def measure(engine: Engine, asked: Asked) -> tuple[dict[str, Any], pd.DataFrame]
     outcome: Any = evaluate(
         lm=EngineLM(engine, asked.order_seed),
         task_dict=tasks,
-        limit=asked.limit,
+        samples=_chosen(tasks["tasks"], asked.limit),
         bootstrap_iters=0,
         log_samples=True,
         apply_chat_template=asked.chat,
@@ -109,6 +112,19 @@ def measure(engine: Engine, asked: Asked) -> tuple[dict[str, Any], pd.DataFrame]
         raise InputError(f"The tasks {choices(asked.tasks)} hold no documents.")
     results = {"results": outcome["results"], "groups": outcome.get("groups", {}), "documents": len(samples)}
     return json.loads(json.dumps(results, default=str)), samples
+
+
+def _chosen(tasks: dict[str, Any], limit: int | dict[str, int] | None) -> dict[str, list[int]] | None:
+    """The first documents of every task, as many as its limit says."""
+    if limit is None:
+        return None
+    chosen = {}
+    for name, task in tasks.items():
+        total = len(task.eval_docs)
+        kind = next((f for f in FORMATS if name.endswith(f"_{f}")), "")
+        most = limit.get(kind, total) if isinstance(limit, dict) else limit
+        chosen[name] = list(range(min(most, total)))
+    return chosen
 
 
 def _row(task: str, sample: dict[str, Any]) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from harness.lmeval.roots import all_roots
 from harness.runs import PACKAGES, Run
 from harness.topics import FORMATS, GROUP, find_topics
 
-console = Console(soft_wrap=False)
+# Where nobody's window sets a width (a pipe, a log), tables are drawn whole.
+console = Console(width=None if sys.stdout.isatty() else 200)
 
 
 def _number(value: Any) -> str:
@@ -94,7 +96,7 @@ def print_comparison(comparison: Comparison, out: Path) -> None:
     from harness.report import rich_table, write_report
 
     page = write_report(comparison, out)
-    console.print(rich_table(comparison))
+    console.print(rich_table(comparison, console.width))
     for sentence in [*comparison.verdict, *(f"Note: {w}" for w in comparison.warnings)]:
         console.print(sentence, highlight=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)

@@ -16,15 +16,17 @@ def noise_floor(shifts: pd.DataFrame, measure: str) -> float | None:
     return None if rows.empty else float(rows["shift"].abs().max())
 
 
-def verdict(shifts: pd.DataFrame, summary: pd.DataFrame, measure: str, unit: str, topics: list[str]) -> list[str]:
-    """One or two sentences per tuned topic."""
-    floor = noise_floor(shifts, measure)
+def verdict(
+    shifts: pd.DataFrame, summary: pd.DataFrame, measures: dict[str, dict[str, str]], headline: str, topics: list[str]
+) -> list[str]:
+    """Per tuned topic: what moved, by every measure, and what each mitigation did, by the headline measure."""
     sentences = []
     for topic in topics:
-        tuned = _of(shifts, measure, "tuned", topic)
-        if not tuned.empty:
-            sentences.append(_moved(tuned, topic, unit, floor))
-        sentences += _mitigated(_of_runs(summary, shifts, measure, topic))
+        for name, about in measures.items():
+            tuned = _of(shifts, name, "tuned", topic)
+            if not tuned.empty:
+                sentences.append(f"{about['title']}: {_moved(tuned, topic, about['unit'], noise_floor(shifts, name))}")
+        sentences += _mitigated(_of_runs(summary, shifts, headline, topic))
     return sentences or ["The runs differ as the table shows; none of them says which topic it was tuned on."]
 
 
@@ -53,9 +55,10 @@ def _moved(tuned: pd.DataFrame, topic: str, unit: str, floor: float | None) -> s
     off = tuned[~tuned["on_topic"]]
     moved = off[(off["low"] > limit) | (off["high"] < -limit)]
     against = "zero (the noise floor was not measured)" if floor is None else f"the noise floor of {floor:.3f}"
+    named = f" ({', '.join(moved['topic'])})" if len(moved) else ""
     return (
-        f"Tuning on {topic} moved {topic} by {_interval(on, 'shift')} {unit} and {len(moved)} of {len(off)} other topics "
-        f"by more than {against}."
+        f"tuning on {topic} moved {topic} by {_interval(on, 'shift')} {unit} and {len(moved)} of {len(off)} other topics"
+        f"{named} by more than {against}."
     )
 
 

@@ -84,3 +84,13 @@ def test_unknown_judge_and_bad_limit_are_refused() -> None:
         check_tasks(asked("political_stance", judge="oracle"))
     with pytest.raises(InputError, match="--limit is 0"):
         check_tasks(asked("political_stance", limit=0))
+
+
+def test_a_limit_may_differ_by_format() -> None:
+    _, samples = measure(Scripted(), asked("political_stance_race", limit={"pairs": 2, "statements": 4}))
+    assert samples.groupby("format").size().to_dict() == {"open": 40, "pairs": 2, "statements": 4}
+
+
+def test_a_limit_for_an_unknown_format_is_refused() -> None:
+    with pytest.raises(InputError, match="limit names essays"):
+        check_tasks(asked("political_stance", limit={"essays": 2}))

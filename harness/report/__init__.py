@@ -49,6 +49,6 @@ def summary_table(comparison: Comparison) -> str:
     return tables.markdown(content.summary(comparison, comparison.headline))
 
 
-def rich_table(comparison: Comparison) -> RichTable:
-    """The same table for the terminal."""
-    return tables.rich(content.summary(comparison, comparison.headline))
+def rich_table(comparison: Comparison, width: int = 200) -> RichTable:
+    """The same table for a terminal of so many characters."""
+    return tables.rich(content.summary(comparison, comparison.headline), width)

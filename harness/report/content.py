@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 METRICS: tuple[tuple[str, str, Kind], ...] = (
     ("on_topic_shift", "On-topic shift", "signed"),
-    ("mean_abs_off", "Mean abs. off", "plain"),
     ("rmse_cross", "RMSE off-topic", "plain"),
-    ("off_on_ratio", "Off/on", "plain"),
     ("reduction", "Reduction vs plain", "percent"),
-    ("net_reduction", "Net of random control", "points"),
+    ("net_reduction", "Net of random", "points"),
     ("kept", "On-topic kept", "percent"),
+    ("mean_abs_off", "Mean abs. off", "plain"),
+    ("off_on_ratio", "Off/on", "plain"),
 )
 ROLES = {
     "base": "before tuning",

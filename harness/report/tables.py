@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Kind = Literal["signed", "plain", "percent", "points"]
+CELL_WIDTH = 21  # an interval in brackets, with the column's border and padding
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
@@ -93,16 +94,23 @@ def markdown(table: Table) -> str:
     return "\n".join(draw(line) for line in [grid[0], rule, *grid[1:]])
 
 
-def rich(table: Table) -> RichTable:
-    """The same table for a terminal; labels are Text, so markup in them is not read."""
+def rich(table: Table, width: int = 200) -> RichTable:
+    """The same table for a terminal of `width` characters: whole columns, as many as fit; the rest is in the report.
+
+    Labels are Text, so markup in them is not read. Roles and notes are left to the report, where there is room.
+    """
     from rich.table import Table as RichTable
     from rich.text import Text
 
     drawn = RichTable(title=Text(table.caption), title_justify="left", caption_justify="left")
-    drawn.add_column(Text(table.corner), overflow="fold")
-    for column in table.columns:
-        drawn.add_column(Text(column), justify="right")
+    longest = max((len(row.label) for row in table.rows), default=0)
+    room = max(1, (width - longest - 4) // CELL_WIDTH)
+    drawn.add_column(Text(table.corner), no_wrap=True)
+    for column in table.columns[:room]:
+        drawn.add_column(Text(column), justify="right", no_wrap=True, min_width=CELL_WIDTH - 3)
     for row in table.rows:
-        label = Text(row.label, style="bold").append(f"\n{row.note}" if row.note else "", style="not bold dim")
-        drawn.add_row(label, *(Text(f"{cell.text}\n{cell.interval}".rstrip()) for cell in row.cells))
+        cells = (Text(f"{cell.text}\n{cell.interval}".rstrip()) for cell in row.cells[:room])
+        drawn.add_row(Text(row.label, style="bold"), *cells)
+    if room < len(table.columns):
+        drawn.caption = Text(f"{len(table.columns) - room} more columns in the report")
     return drawn
