@@ -133,7 +133,8 @@ def eval_command(
 
     from harness.engines import Settings
     from harness.interventions import Op
-    from harness.steps import Variant, measure_step
+    from harness.steps import measure_step
+    from harness.variants import Variant
 
     variant = Variant(model, adapter, neurons, Op.parse(op_text) if op_text else None)
     variant.check()
@@ -253,10 +254,11 @@ def pnlac(
     """
     from harness.ideoinst import as_topics
     from harness.lmeval.roots import all_roots
+    from harness.localize import localize_step
     from harness.sites import check_site
-    from harness.steps import Variant, localize_step, tuned_variant
     from harness.terminal import print_localization
     from harness.topics import find_topics
+    from harness.variants import Variant, tuned_variant
 
     where = check_site(site)
     if not 0 < top <= 100:

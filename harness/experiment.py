@@ -20,11 +20,13 @@ from harness.config import Experiment
 from harness.errors import InputError, choices
 from harness.finetune import topic_pairs
 from harness.lmeval.roots import all_roots
+from harness.localize import localize_step
 from harness.measure import Asked, check_tasks
 from harness.neurons import Neurons
 from harness.runs import Run
-from harness.steps import Variant, announce
+from harness.steps import announce
 from harness.topics import Topic, find_topics
+from harness.variants import Variant, tuned_variant
 
 NOISE_SEED = 1
 
@@ -107,14 +109,14 @@ def run(config: Experiment, out: Path) -> Comparison:
 def _one_topic(study: Study, topic: str) -> None:
     config, name = study.config, _suffix(study.config, topic)
     tuned_run = _tune(study, f"tune{name}", topic, None)
-    tuned = steps.tuned_variant(config.model, tuned_run.path)
+    tuned = tuned_variant(config.model, tuned_run.path)
     study.measure(f"tuned{name}", "tuned", tuned, on_topic=topic)
     if config.patch is None and config.inhibit is None:
         return
     where = config.localize
     located = study.step(
         f"localize{name}",
-        lambda out: steps.localize_step(
+        lambda out: localize_step(
             out,
             study.base,
             tuned,
@@ -193,7 +195,7 @@ def _inhibit(study: Study, topic: str, general: Neurons) -> None:
         hold = mitigation(plugin)(general, share, seed or 0)
         about = {"share": share, "control_seed": seed}
         trained = _tune(study, f"tune-{label}", topic, hold, **about)
-        variant = steps.tuned_variant(study.config.model, trained.path)
+        variant = tuned_variant(study.config.model, trained.path)
         study.measure(label, role, variant, on_topic=topic, **about)
 
 

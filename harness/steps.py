@@ -1,4 +1,4 @@
-"""The verbs: measure, tune, localize, patch. Each makes one run folder, or does nothing when it is already there.
+"""The verbs: measure, tune, patch; localize.py holds the fourth. Each makes one run folder, or does nothing when it is there.
 
 The command line and an experiment call these same functions; base, tuned, held and patched models differ only in the
 arguments.
@@ -7,75 +7,19 @@ arguments.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness import engines
-from harness.errors import InputError, ProofError, choices
+from harness.errors import InputError, ProofError
 from harness.finetune import Recipe, measured_prompts_in, tune
-from harness.interventions import Op
 from harness.measure import Asked, measure, uses_chat
-from harness.models import lineage, load_config, load_model, load_tokenizer, resolve, weights_hash
+from harness.models import lineage, load_tokenizer, resolve, weights_hash
 from harness.neurons import Neurons
 from harness.progress import stage
-from harness.runs import Run, digest, file_hash, open_run, save_measurement
-from harness.sites import SiteName, width_by_config
-from harness.topics import Topic
-from harness.variants import check_adapter, materialise
-
-if TYPE_CHECKING:
-    from plugins.pnlac import Sequence
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A model as it is served: base weights, perhaps an adapter, perhaps an operation on neurons."""
-
-    model: str
-    adapter: Path | None = None
-    neurons: Path | None = None
-    op: Op | None = None
-
-    def spec(self) -> dict[str, Any]:
-        """What identifies the variant, with content hashes instead of paths."""
-        folder = resolve(self.model)
-        return {
-            "model": self.model if not Path(self.model).exists() else Path(self.model).name,
-            "weights": weights_hash(folder),
-            "adapter": file_hash(self.adapter / "adapter_model.safetensors") if self.adapter else None,
-            "neurons": file_hash(self.neurons) if self.neurons else None,
-            "op": str(self.op) if self.op else None,
-        }
-
-    def check(self) -> None:
-        """Refuse what does not fit together, before any weights are loaded.
-
-        Raises:
-            InputError: unknown model, adapter of another model, unreadable neurons, op without neurons.
-        """
-        folder = resolve(self.model)
-        if self.adapter is not None:
-            check_adapter(self.adapter, folder)
-        if (self.neurons is None) != (self.op is None):
-            raise InputError(
-                "--neurons and --op go together: give both (such as --neurons general.safetensors --op zero)."
-            )
-        if self.neurons is not None:
-            neurons = Neurons.load(self.neurons)
-            _check_neurons(neurons, folder)
-
-    def folder(self) -> str:
-        """Weights to serve (made on first use)."""
-        neurons = Neurons.load(self.neurons) if self.neurons else None
-        return materialise(self.model, self.adapter, neurons, self.op)
-
-
-def _check_neurons(neurons: Neurons, folder: str) -> None:
-    """Refuse neurons of another model, by config and weights hash alone."""
-    config = load_config(folder).get_text_config()
-    width = width_by_config(config, neurons.site) or neurons.mask.shape[1]
-    neurons.check_model(width, int(config.num_hidden_layers), lineage(folder))
+from harness.runs import Run, digest, open_run, save_measurement
+from harness.variants import Variant, check_neurons
 
 
 def measure_step(
@@ -123,8 +67,6 @@ def _asked_spec(asked: Asked, chat: str) -> dict[str, Any]:
 
 
 def _with_chat(asked: Asked, chat: bool) -> Asked:
-    from dataclasses import replace
-
     return replace(asked, chat=chat)
 
 
@@ -152,7 +94,7 @@ def tune_step(
             "trained on cannot measure generalisation: remove them, or give --allow-measured and read on-topic figures so."
         )
     if hold is not None:
-        _check_neurons(hold, folder)
+        check_neurons(hold, folder)
     spec = {
         "model": model if not Path(model).exists() else Path(model).name,
         "weights": weights_hash(folder),
@@ -172,93 +114,6 @@ def tune_step(
     run.notes["measured_prompts_in_training"] = overlap
     run.finish()
     return run
-
-
-def tuned_variant(model: str, tuned: Path) -> Variant:
-    """A tune's result as something to serve: a folder of weights, or an adapter on its base."""
-    if (tuned / "adapter_config.json").is_file():
-        return Variant(model, adapter=tuned)
-    return Variant(str(tuned))
-
-
-def localize_step(
-    out: Path,
-    base: Variant,
-    tuned: Variant,
-    topics: list[Topic],
-    site: SiteName = "mlp_act",
-    tokens: str = "prompt",
-    top: float = 30.0,
-    normalized: bool = False,
-    prompts: int | None = None,
-    side: str = "right",
-    chat: str = "auto",
-    about: dict[str, Any] | None = None,
-) -> Run:
-    """PNLAC on the topics' training questions, which are never the measured ones."""
-    base.check()
-    tuned.check()
-    spec = {
-        "base": base.spec(),
-        "tuned": tuned.spec(),
-        "topics": {t.topic: digest([i.model_dump() for i in t.split("train")[:prompts]])[:16] for t in topics},
-        "site": site,
-        "tokens": tokens,
-        "top": top,
-        "normalized": normalized,
-        "side": side if tokens == "completion" else None,
-        "chat": chat,
-        **(about or {}),
-    }
-    run = open_run(out, "localize", spec)
-    if run.complete:
-        return run
-    from plugins import load, pnlac_report
-
-    folder = base.folder()
-    tokenizer = load_tokenizer(folder)
-    chatting = uses_chat(tokenizer, chat)
-    asked = {t.topic: _sequences(t, tokenizer, chatting, tokens, side, prompts) for t in topics}
-    if empty := [t for t, sequences in asked.items() if not sequences]:
-        raise InputError(
-            f"These topics have no training items to localise on: {choices(empty)}; add items with split: train."
-        )
-    models = load_model(folder, _float32()), load_model(tuned.folder(), _float32())
-    localize = load("localizers", "pnlac")
-    from harness.progress import bar
-
-    with bar(total=sum(len(s) for s in asked.values()), what="contrasting") as progress:
-        found = localize(
-            *models, asked, site, weights_hash(folder), top, normalized, advance=lambda n: progress.update(n)
-        )
-    description = {"normalized": normalized, "token_kind": tokens, **pnlac_report.describe(found)}
-    pnlac_report.save(found, description, run.path)
-    run.notes["localization"] = {k: description[k] for k in ("selected", "general", "general_share", "stability")}
-    run.finish()
-    return run
-
-
-def _float32() -> Any:
-    import torch
-
-    return torch.float32
-
-
-def _sequences(topic: Topic, tokenizer: Any, chat: bool, tokens: str, side: str, limit: int | None) -> list[Sequence]:
-    from plugins.pnlac import Sequence
-
-    found = []
-    for item in topic.split("train")[:limit]:
-        text = item.question
-        if chat:
-            turn = [{"role": "user", "content": text}]
-            text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        elif tokens == "completion":
-            text += "\n"
-        ids = list(tokenizer(text, add_special_tokens=not chat)["input_ids"])
-        answer = tokenizer(getattr(item, side), add_special_tokens=False)["input_ids"] if tokens == "completion" else []
-        found.append(Sequence(ids + list(answer), len(ids) if tokens == "completion" else 0))
-    return found
 
 
 def patch_step(

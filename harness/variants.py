@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from safetensors import safe_open
 
 from harness.errors import InputError, ProofError
 from harness.interventions import Op
-from harness.models import cache_folder, lineage, load_model, load_tokenizer, resolve, weights_hash
+from harness.models import cache_folder, lineage, load_config, load_model, load_tokenizer, resolve, weights_hash
 from harness.neurons import Neurons
 from harness.runs import digest, file_hash, write_json
-from harness.sites import mlps, width
+from harness.sites import mlps, width, width_by_config
 
 
 def check_adapter(adapter: Path, folder: str) -> dict[str, Any]:
@@ -128,3 +129,60 @@ def _scale(model: Any, neurons: Neurons, op: Op, parents: list[str]) -> dict[str
     if not changed and op.factor != 1:
         raise ProofError(f"{op} on {len(neurons)} neurons changed no weight; the set is empty or the weights are zero.")
     return {"neurons": len(neurons), "changed_weights": changed, "factor": op.factor}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model as it is served: base weights, perhaps an adapter, perhaps an operation on neurons."""
+
+    model: str
+    adapter: Path | None = None
+    neurons: Path | None = None
+    op: Op | None = None
+
+    def spec(self) -> dict[str, Any]:
+        """What identifies the variant, with content hashes instead of paths."""
+        folder = resolve(self.model)
+        return {
+            "model": self.model if not Path(self.model).exists() else Path(self.model).name,
+            "weights": weights_hash(folder),
+            "adapter": file_hash(self.adapter / "adapter_model.safetensors") if self.adapter else None,
+            "neurons": file_hash(self.neurons) if self.neurons else None,
+            "op": str(self.op) if self.op else None,
+        }
+
+    def check(self) -> None:
+        """Refuse what does not fit together, before any weights are loaded.
+
+        Raises:
+            InputError: unknown model, adapter of another model, unreadable neurons, op without neurons.
+        """
+        folder = resolve(self.model)
+        if self.adapter is not None:
+            check_adapter(self.adapter, folder)
+        if (self.neurons is None) != (self.op is None):
+            raise InputError(
+                "--neurons and --op go together: give both (such as --neurons general.safetensors --op zero)."
+            )
+        if self.neurons is not None:
+            neurons = Neurons.load(self.neurons)
+            check_neurons(neurons, folder)
+
+    def folder(self) -> str:
+        """Weights to serve (made on first use)."""
+        neurons = Neurons.load(self.neurons) if self.neurons else None
+        return materialise(self.model, self.adapter, neurons, self.op)
+
+
+def tuned_variant(model: str, tuned: Path) -> Variant:
+    """A tune's result as something to serve: a folder of weights, or an adapter on its base."""
+    if (tuned / "adapter_config.json").is_file():
+        return Variant(model, adapter=tuned)
+    return Variant(str(tuned))
+
+
+def check_neurons(neurons: Neurons, folder: str) -> None:
+    """Refuse neurons of another model, by config and weights hash alone."""
+    config = load_config(folder).get_text_config()
+    site_width = width_by_config(config, neurons.site) or neurons.mask.shape[1]
+    neurons.check_model(site_width, int(config.num_hidden_layers), lineage(folder))
