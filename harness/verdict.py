@@ -86,12 +86,19 @@ def _mitigated(summary: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def _limit(limit: int | dict[str, int]) -> str:
+    return ", ".join(f"{kind} {n}" for kind, n in limit.items()) if isinstance(limit, dict) else str(limit)
+
+
 def warnings_of(runs: list[Measured]) -> list[str]:
     """What a reader must know before believing a number."""
     found = []
-    partial = [f"{run.label} (limit {run.manifest['spec']['limit']})" for run in runs if run.partial]
-    if partial:
-        found.append(f"Partial measurement, at most so many documents per task: {', '.join(partial)}.")
+    partial: dict[str, list[str]] = {}
+    for run in runs:
+        if run.partial:
+            partial.setdefault(_limit(run.manifest["spec"]["limit"]), []).append(run.label)
+    for limit, labels in partial.items():
+        found.append(f"Partial measurement ({limit} documents per task at most): {', '.join(labels)}.")
     if not any(run.role == "noise" for run in runs):
         found.append("The noise floor was not measured: no second measurement of the base is among the runs.")
     if any(run.role == "inhibited" for run in runs) and not any(run.role == "control" for run in runs):
