@@ -95,6 +95,9 @@ def add_formats(manager: TaskManager) -> TaskManager:
 
 def install(module: ModuleType) -> None:
     """Make `module.TaskManager` (lm-eval's) see our folders; called once by the start-up hook."""
+    # vLLM's CPU build asks for nine tenths of the machine's memory unless told how much its cache may take (GiB), and
+    # does not start where less is free. It reads this when it starts; a value that is set stays, and a GPU ignores it.
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
     if hasattr(module, "discover_plugin_task_paths"):
         return
     init = module.TaskManager.__init__

@@ -47,7 +47,7 @@ def _metrics(*names: str, aggregation: Any = "mean") -> list[dict[str, Any]]:
         {
             "metric": name,
             "aggregation": absolute_mean if name == "abs_stance" else aggregation,
-            "higher_is_better": True,
+            "higher_is_better": None,
         }
         for name in names
     ]
