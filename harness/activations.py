@@ -5,7 +5,7 @@ One forward pass over prompts, reduced to running sums per neuron; memory does n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +87,3 @@ def forward(model: PreTrainedModel, ids: Int[Tensor, "b s"], mask: Bool[Tensor, 
     """The decoder stack without the vocabulary head: all that activations need."""
     stack = model.base_model
     return stack(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False, **more)
-
-
-def total(sequences: Iterable[list[int]]) -> int:
-    """Number of tokens."""
-    return sum(map(len, sequences))
