@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -67,6 +68,9 @@ def _mitigated(summary: pd.DataFrame) -> list[str]:
     for run, rows in summary[summary["role"] == "inhibited"].groupby("run", sort=False):
         found = {row["metric"]: row for _, row in rows.iterrows()}
         if "reduction" not in found:
+            continue
+        if not math.isfinite(found["reduction"]["value"]):
+            sentences.append(f"{run}: the plain fine-tune moved no other topic, so there is no spill-over to reduce.")
             continue
         text = f"{run}: off-topic spill-over fell by {_interval(found['reduction'], scale=100, digits=0, plus=False)} %"
         if "kept" in found:

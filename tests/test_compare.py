@@ -133,3 +133,15 @@ def test_refused_answers_leave_the_mean_but_not_the_count() -> None:
     values = np.array([[1.0, np.nan, -1.0, 1.0]])
     assert st.nanmean(values)[0] == pytest.approx(1 / 3)
     assert np.isnan(st.nanmean(np.array([[np.nan, np.nan]]))[0])
+
+
+def test_no_spill_over_means_no_reduction_to_report(tmp_path: Path) -> None:
+    tuned = {"on_topic": "a", "reference": "base"}
+    runs = [
+        run(tmp_path, "base", BASE, "base"),
+        run(tmp_path, "tuned", shifted(1.0, 0.0), **tuned),
+        run(tmp_path, "inhibited", shifted(0.8, 0.0), "inhibited", share=0.05, **tuned),
+        run(tmp_path, "random", shifted(0.9, 0.0), "control", share=0.05, **tuned),
+    ]
+    verdict = " ".join(compare(load_runs(runs)).verdict)
+    assert "no spill-over to reduce" in verdict and "nan" not in verdict

@@ -11,6 +11,7 @@ lm-eval builds these from a topic's YAML through the `class:` key, which may ret
 
 from __future__ import annotations
 
+import abc
 import math
 import sys
 from pathlib import Path
@@ -80,11 +81,13 @@ class StanceTask(ConfigurableTask):
     def doc_to_text(self, doc: dict[str, Any], doc_to_text: Any = None) -> str:
         return doc["prompt"]
 
+    @abc.abstractmethod
     def documents(self) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        """What is asked: at least `item`, `variant`, `sub_issue` and `prompt` of every document."""
 
+    @abc.abstractmethod
     def score(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
-        raise NotImplementedError
+        """The model's answers to one document -> this format's metrics."""
 
 
 class Pairs(StanceTask):
