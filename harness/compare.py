@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import InputError, choices
+from harness.judges import LABELS
 from harness.paired import PairedMeasure, item_values
 from harness.runs import load_measurement
 from harness.verdict import verdict, warnings_of
@@ -26,8 +27,12 @@ MEASURES = {
     "pairs.nats": {"title": "Paired preference", "unit": "nats per token", "format": "pairs", "value": "nats"},
     "pairs.stance": {"title": "Paired choice", "unit": "share right minus left", "format": "pairs", "value": "stance"},
     "statements.stance": {"title": "Statements", "unit": "stance -1..1", "format": "statements", "value": "stance"},
-}
-RATES = {"open": ("left", "right", "neutral", "refused", "empty"), "statements": ("agree",)}
+    "statements.top": {
+        "title": "Statements, likeliest option", "unit": "stance -1..1", "format": "statements", "value": "stance_top"
+    },
+    "choices.stance": {"title": "Multiple choice", "unit": "stance -1..1", "format": "choices", "value": "stance"},
+}  # fmt: skip
+RATES = {"open": LABELS, "statements": ("agree", "mass"), "choices": ("declined", "mass")}
 ROLES = ("base", "noise", "tuned", "inhibited", "control", "patched", "other")
 KEY = ["topic", "format", "item", "variant"]
 
@@ -109,13 +114,14 @@ def compare(
     """
     stance, shifts, summary = [], [], []
     used = {}
+    controls = {topic for run in runs for topic in run.samples.loc[run.samples["control"], "topic"]}
     for name, measure in MEASURES.items():
         tables = {run.label: item_values(run.samples, measure["format"], measure["value"]) for run in runs}
         present = [run for run in runs if len(tables[run.label])]
         if len(present) < 2:
             continue
         used[name] = {"title": measure["title"], "unit": measure["unit"]}
-        block = PairedMeasure(name, present, {run.label: tables[run.label] for run in present}, seed)
+        block = PairedMeasure(name, present, {run.label: tables[run.label] for run in present}, seed, controls)
         stance += block.stances()
         shifts += block.shifts()
         summary += block.summary()

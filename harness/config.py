@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +28,7 @@ class MeasureSettings(_Strict):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     chat_template: Literal["auto", "on", "off"] = "auto"
     judge: str = "embedded"
+    axes: dict[str, Any] = {}
     max_length: int = Field(1024, ge=32)
     topics_dir: list[Path] = []
 
@@ -93,6 +94,6 @@ def load_experiment(path: Path) -> Experiment:
     if not isinstance(raw, dict):
         raise InputError(f"{path} must hold keys and values; experiments/demo.yaml is a commented example.")
     try:
-        return Experiment(**raw)
-    except (ValidationError, TypeError) as error:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
         raise InputError(f"{path}: {explain(error, Experiment)}") from None

@@ -49,7 +49,7 @@ class Study:
     @property
     def asked(self) -> Asked:
         m = self.config.measure
-        return Asked(tuple(m.tasks), m.limit, judge=m.judge, folders=tuple(m.topics_dir))
+        return Asked(tuple(m.tasks), m.limit, judge=m.judge, folders=tuple(m.topics_dir), axes=m.axes)
 
     @property
     def settings(self) -> engines.Settings:
@@ -81,8 +81,7 @@ def prepare(config: Experiment, out: Path) -> Study:
     Raises:
         InputError: unknown task, topic, judge or model, or a share outside (0, 1].
     """
-    asked = Asked(tuple(config.measure.tasks), config.measure.limit, judge=config.measure.judge)
-    check_tasks(replace(asked, folders=tuple(config.measure.topics_dir)))
+    check_tasks(Study(config, out, {}).asked)
     topics = find_topics([*all_roots(), *config.measure.topics_dir])
     if unknown := [t for t in config.train.topics if t not in topics]:
         raise InputError(f"There is no topic {choices(unknown)} to tune on; topics: {choices(topics)}.")

@@ -9,19 +9,23 @@ import hashlib
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from harness import judges
 from harness.errors import InputError, choices
-from harness.topics import FORMATS, GROUP
+from harness.topics import FORMATS, GROUP, all_topics
 
 if TYPE_CHECKING:
     from harness.engines import Engine
 
-COLUMNS = ("task", "topic", "format", "item", "variant", "sub_issue", "prompt", "prompt_hash", "answer", "values")
+COLUMNS = (
+    "task", "topic", "format", "item", "variant", "axes", "control", "sub_issue", "question", "prompt", "prompt_hash",
+    "answer", "values", "labels",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,15 @@ class Asked:
 
     Attributes:
         tasks: lm-eval task or group names.
-        limit: documents per task, or per task by format (formats left out are asked whole), or None for all.
+        limit: items per task, or per task by format (formats left out are asked whole), or None for all. An item is
+            asked in all its variants.
         chat: whether prompts go through the model's chat template.
-        judge: who labels open answers.
+        judge: who labels open answers; several, separated by commas, the first of them giving the stance.
         folders: the user's own topic folders.
         order_seed: shuffles the order of requests (see EngineLM).
+        axes: levels that replace those of the topics' axes (see `harness.topics.Axes`).
+        temperature: of open answers; 0 is greedy.
+        sampling_seed: of open answers above temperature 0.
     """
 
     tasks: tuple[str, ...] = (GROUP,)
@@ -43,6 +51,9 @@ class Asked:
     judge: str = "embedded"
     folders: tuple[Path, ...] = ()
     order_seed: int | None = None
+    axes: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 0.0
+    sampling_seed: int = 0
 
 
 def check_tasks(asked: Asked) -> None:
@@ -51,22 +62,23 @@ def check_tasks(asked: Asked) -> None:
     Raises:
         InputError: an unknown task or judge, a limit below 1, or a broken topic file.
     """
-    from harness import judges
-    from harness.lmeval.roots import task_manager
+    from harness.lmeval.roots import all_roots, task_manager
 
     numbers = asked.limit.values() if isinstance(asked.limit, dict) else [asked.limit]
     if any(n is not None and n < 1 for n in numbers):
-        raise InputError(f"--limit is {asked.limit}; expected at least 1 document per task.")
+        raise InputError(f"--limit is {asked.limit}; expected at least 1 item per task.")
     if isinstance(asked.limit, dict) and (unknown := set(asked.limit) - set(FORMATS)):
         raise InputError(f"limit names {choices(unknown)}; formats: {choices(FORMATS)}.")
-    judges.check(asked.judge)
-    manager = task_manager(list(asked.folders), asked.judge)
+    judges.names(asked.judge)
+    manager = task_manager(list(asked.folders), axes=asked.axes)
+    for topic in all_topics(all_roots()).values():
+        topic.varied(asked.axes)
     for name in asked.tasks:
         if not manager.match_tasks([name]):
             topics = [n for n in manager.all_tasks if not n.endswith(tuple(f"_{f}" for f in FORMATS))]
             raise InputError(
                 f"There is no task {name!r}; topics: {choices(topics)}; one format of a topic: TASK_pairs, "
-                "TASK_statements or TASK_open. For topics of your own give --topics-dir FOLDER."
+                "TASK_statements, TASK_open or TASK_choices. For topics of your own give --topics-dir FOLDER."
             )
 
 
@@ -91,13 +103,13 @@ def measure(engine: Engine, asked: Asked) -> tuple[dict[str, Any], pd.DataFrame]
     from lm_eval.evaluator import evaluate
 
     from harness.lmeval.model import EngineLM
-    from harness.lmeval.roots import task_manager
+    from harness.lmeval.roots import all_roots, task_manager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = task_manager(list(asked.folders), asked.judge)
+    manager = task_manager(list(asked.folders), axes=asked.axes)
     tasks = manager.load(manager.match_tasks(list(asked.tasks)))
     outcome: Any = evaluate(
-        lm=EngineLM(engine, asked.order_seed),
+        lm=EngineLM(engine, asked.order_seed, asked.temperature, asked.sampling_seed),
         task_dict=tasks,
         samples=_chosen(tasks["tasks"], asked.limit),
         bootstrap_iters=0,
@@ -105,8 +117,10 @@ def measure(engine: Engine, asked: Asked) -> tuple[dict[str, Any], pd.DataFrame]
         apply_chat_template=asked.chat,
     )
     assert outcome is not None
+    controls = {topic.task for topic in all_topics(all_roots()).values() if topic.control}
     samples = pd.DataFrame(
-        [_row(task, sample) for task, rows in outcome["samples"].items() for sample in rows], columns=list(COLUMNS)
+        [_row(task, sample, controls) for task, rows in outcome["samples"].items() for sample in rows],
+        columns=list(COLUMNS),
     )
     if samples.empty:
         raise InputError(f"The tasks {choices(asked.tasks)} hold no documents.")
@@ -115,39 +129,47 @@ def measure(engine: Engine, asked: Asked) -> tuple[dict[str, Any], pd.DataFrame]
 
 
 def _chosen(tasks: dict[str, Any], limit: int | dict[str, int] | None) -> dict[str, list[int]] | None:
-    """The first documents of every task, as many as its limit says."""
+    """The documents of every task's first items, as many items as its limit says."""
     if limit is None:
         return None
     chosen = {}
     for name, task in tasks.items():
-        total = len(task.eval_docs)
-        kind = next((f for f in FORMATS if name.endswith(f"_{f}")), "")
-        most = limit.get(kind, total) if isinstance(limit, dict) else limit
-        chosen[name] = list(range(min(most, total)))
+        items = [doc.get("item", number) for number, doc in enumerate(task.eval_docs)]
+        most = limit.get(_format(name), len(items)) if isinstance(limit, dict) else limit
+        kept = set(list(dict.fromkeys(items))[:most])
+        chosen[name] = [number for number, item in enumerate(items) if item in kept]
     return chosen
 
 
-def _row(task: str, sample: dict[str, Any]) -> tuple[Any, ...]:
-    doc = sample["doc"]
-    kind = next((f for f in FORMATS if task.endswith(f"_{f}")), "")
-    topic = task.removeprefix(f"{GROUP}_").removesuffix(f"_{kind}") if kind and task.startswith(GROUP) else task
+def _format(task: str) -> str:
+    return next((f for f in FORMATS if task.endswith(f"_{f}")), "")
+
+
+def _row(task: str, sample: dict[str, Any], controls: set[str]) -> tuple[Any, ...]:
+    doc, kind = sample["doc"], _format(task)
+    topic = task.removesuffix(f"_{kind}") if kind else task
     requests = _requests(sample["arguments"])
     answers = [response[0] if isinstance(response, (list, tuple)) else response for response in sample["resps"]]
-    answer = answers[0] if kind == "open" else json.dumps(answers, default=str)
+    answer = str(answers[0]) if kind == "open" else json.dumps(answers, default=str)
     known = {m: sample[m] for m in sample["metrics"] if isinstance(sample.get(m), (int, float))}
     values = {m: None if math.isnan(v) else float(v) for m, v in known.items()}
+    label = next((name for name in judges.LABELS if kind == "open" and values.get(name)), None)
     digest = hashlib.sha256(json.dumps(requests, default=str).encode()).hexdigest()
     return (
         task,
-        topic,
+        topic.removeprefix(f"{GROUP}_"),
         kind or "other",
         str(doc.get("item", sample["doc_id"])),
         str(doc.get("variant", "")),
+        json.dumps(doc.get("axes") or {}),
+        topic in controls,
         str(doc.get("sub_issue", "")),
+        str(doc.get("prompt", requests[0][0])),
         str(requests[0][0]),
         digest,
-        str(answer),
+        answer,
         json.dumps(values),
+        json.dumps({judges.EMBEDDED: label} if label else {}),
     )
 
 

@@ -9,9 +9,14 @@ import numpy as np
 import pandas as pd
 
 from harness import statistics as st
+from harness.statistics import Resampled, combine
 
 if TYPE_CHECKING:
     from harness.compare import Measured
+
+Parts = dict[str, Resampled]
+# A model that never answers has no lean; its diagnosis says why, and it has no shift.
+_NO_ANSWER = Resampled(0.0, np.zeros(1), (), 0)
 
 
 def item_values(samples: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
@@ -25,34 +30,41 @@ def item_values(samples: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
 
 
 class PairedMeasure:
-    """All runs under one measure. Rows come out as the frames of a Comparison have them."""
+    """All runs under one measure. Rows come out as the frames of a Comparison have them.
 
-    def __init__(self, measure: str, runs: list[Measured], tables: dict[str, pd.DataFrame], seed: int) -> None:
-        self.measure, self.runs = measure, runs
-        self._pairs: dict[tuple[str, str, str], tuple[float, Any, int]] = {}
-        self._means: dict[tuple[str, str], tuple[float, Any, int]] = {}
+    Attributes:
+        controls: topics without politics; they are shown and tested, and take no part in spill-over.
+    """
+
+    def __init__(
+        self, measure: str, runs: list[Measured], tables: dict[str, pd.DataFrame], seed: int, controls: set[str]
+    ) -> None:
+        self.measure, self.runs, self.controls = measure, runs, controls
+        self._shifts: dict[tuple[str, str], Resampled] = {}
+        self._means: dict[tuple[str, str], Resampled] = {}
+        self._items: dict[tuple[str, str], tuple[Any, Any]] = {}
         self.topics = sorted({t for table in tables.values() for t in table["topic"]})
         for number, topic in enumerate(self.topics):
             # Runs on fewer items (a limited or a patched one) are compared on the items they share with their reference.
             columns = {label: t[t["topic"] == topic].set_index("item")["value"] for label, t in tables.items()}
             for run in runs:
                 own = columns[run.label]
-                if own.empty:
-                    continue
                 reference = columns.get(run.reference, own)
                 common = own.index.intersection(reference.index)
-                if common.empty:
-                    continue
-                matrix = np.stack([own[common].to_numpy(float), reference[common].to_numpy(float)])
-                draws = st.resampled_means(matrix, (seed, number))
-                means = st.nanmean(matrix)
-                n = len(common)
-                self._means[run.label, topic] = (float(means[0]), draws[:, 0], n)
-                self._pairs[run.label, run.reference, topic] = (
-                    float(means[0] - means[1]),
-                    draws[:, 0] - draws[:, 1],
-                    n,
-                )
+                if not common.empty:
+                    pair = (own[common].to_numpy(float), reference[common].to_numpy(float))
+                    self._add(run, topic, number, pair, seed)
+
+    def _add(self, run: Measured, topic: str, number: int, pair: tuple[Any, Any], seed: int) -> None:
+        """A topic's jackknife stands in its own place; in every other topic's place nothing is left out."""
+        draws = st.resampled_means(np.stack(pair), (seed, number))
+        means = [
+            Resampled(float(st.nanmean(values)), draws[:, column], (st.leave_one_out(values),), len(values))
+            for column, values in enumerate(pair)
+        ]
+        self._means[run.label, topic] = means[0] if np.isfinite(means[0].value) else _NO_ANSWER
+        self._shifts[run.label, topic] = combine(lambda a, b: a - b, *means)
+        self._items[run.label, topic] = pair
 
     def _row(self, run: Measured, **more: Any) -> dict[str, Any]:
         return {"run": run.label, "role": run.role, "measure": self.measure, **more}
@@ -62,21 +74,27 @@ class PairedMeasure:
         for run in self.runs:
             for topic in self.topics:
                 if (run.label, topic) in self._means:
-                    e = st.estimate(*self._means[run.label, topic])
+                    e = self._means[run.label, topic].estimate()
                     rows.append(self._row(run, topic=topic, value=e.value, low=e.low, high=e.high, n=e.n))
         return rows
 
     def shifts(self) -> list[dict[str, Any]]:
+        """Shift, interval, permutation p with its corrections over the run's topics, and detectable effect."""
         rows = []
         for run in self.runs:
             if run.reference == run.label:
                 continue
+            own = []
             for topic in self.topics:
-                found = self._pairs.get((run.label, run.reference, topic))
-                if found:
-                    e = st.estimate(*found)
-                    on = topic == run.on_topic
-                    rows.append(self._row(run, topic=topic, shift=e.value, low=e.low, high=e.high, n=e.n, on_topic=on))
+                if (run.label, topic) not in self._shifts:
+                    continue
+                e = self._shifts[run.label, topic].estimate()
+                after, before = self._items[run.label, topic]
+                tested = {"p": st.permutation_p(after, before), "mde": st.detectable(after - before)}
+                flags = {"on_topic": topic == run.on_topic, "control": topic in self.controls}
+                own.append(self._row(run, topic=topic, shift=e.value, low=e.low, high=e.high, n=e.n, **tested, **flags))
+            holm, bh = st.corrected(np.array([row["p"] for row in own]))
+            rows += [{**row, "p_holm": h, "p_bh": b} for row, h, b in zip(own, holm, bh, strict=True)]
         return rows
 
     def summary(self) -> list[dict[str, Any]]:
@@ -89,64 +107,57 @@ class PairedMeasure:
             plain = self._parts(tuned[run.on_topic]) if run.on_topic in tuned else None
             metrics = dict(parts)
             if plain is not None and run.role in ("inhibited", "control") and "on_topic_shift" in parts:
-                metrics["reduction"] = _ratio(parts["rmse_cross"], plain["rmse_cross"], lambda a, b: 1 - a / b)
-                metrics["kept"] = _ratio(parts["on_topic_shift"], plain["on_topic_shift"], lambda a, b: a / b)
+                metrics["reduction"] = combine(lambda a, b: 1 - a / b, parts["rmse_cross"], plain["rmse_cross"])
+                metrics["kept"] = combine(lambda a, b: a / b, parts["on_topic_shift"], plain["on_topic_shift"])
                 reductions[run.label] = metrics["reduction"]
-            n = self._n(run)
-            for name, (value, draws) in metrics.items():
-                e = st.estimate(value, draws, n)
-                rows.append(self._row(run, metric=name, value=e.value, low=e.low, high=e.high, n=n))
+            rows += [self._metric(run, name, found) for name, found in metrics.items()]
         return rows + self._net(reductions)
 
-    def _net(self, reductions: dict[str, Any]) -> list[dict[str, Any]]:
+    def _metric(self, run: Measured, name: str, found: Resampled) -> dict[str, Any]:
+        e = found.estimate()
+        n = sum(shift.n for (label, _), shift in self._shifts.items() if label == run.label)
+        return self._row(run, metric=name, value=e.value, low=e.low, high=e.high, n=n)
+
+    def _net(self, reductions: Parts) -> list[dict[str, Any]]:
         rows = []
         for run in self.runs:
             controls = [
                 reductions[c.label]
                 for c in self.runs
                 if c.role == "control"
+                and c.label in reductions
                 and c.on_topic == run.on_topic
                 and c.detail.get("share") == run.detail.get("share")
             ]
-            if run.role != "inhibited" or run.label not in reductions or not controls:
-                continue
-            own = reductions[run.label]
-            value = own[0] - float(np.mean([c[0] for c in controls]))
-            draws = own[1] - np.mean([c[1] for c in controls], axis=0)
-            e = st.estimate(value, draws, self._n(run))
-            rows.append(self._row(run, metric="net_reduction", value=e.value, low=e.low, high=e.high, n=e.n))
+            if run.role == "inhibited" and run.label in reductions and controls:
+                net = combine(lambda a, *rest: a - sum(rest) / len(rest), reductions[run.label], *controls)
+                rows.append(self._metric(run, "net_reduction", net))
         return rows
 
-    def _n(self, run: Measured) -> int:
-        return sum(found[2] for key, found in self._pairs.items() if key[0] == run.label)
-
-    def _parts(self, run: Measured) -> dict[str, tuple[float, Any]] | None:
-        """on_topic_shift, rmse_cross, ...: (value, draws). The noise run counts every topic as off topic."""
+    def _parts(self, run: Measured) -> Parts | None:
+        """on_topic_shift, rmse_cross, ...; the noise run counts every topic as off topic."""
         if run.reference == run.label:
             return None
-        found = {
-            t: self._pairs[run.label, run.reference, t]
-            for t in self.topics
-            if (run.label, run.reference, t) in self._pairs
-        }
-        off = [t for t in found if t != run.on_topic]
+        counted = [t for t in self.topics if (run.label, t) in self._shifts and t not in self.controls]
+        off = [t for t in counted if t != run.on_topic]
         if not off:
             return None
-        values = np.array([found[t][0] for t in off])
-        draws = np.stack([found[t][1] for t in off], axis=1)
-        parts: dict[str, tuple[float, Any]] = {
-            "rmse_cross": (float(st.root_mean_square(values)), st.root_mean_square(draws)),
-            "mean_abs_off": (float(st.mean_absolute(values)), st.mean_absolute(draws)),
+        found = {t: self._placed(run.label, t, counted) for t in counted}
+        parts: Parts = {
+            "rmse_cross": combine(st.root_mean_square, *(found[t] for t in off)),
+            "mean_abs_off": combine(st.mean_absolute, *(found[t] for t in off)),
         }
         if run.on_topic in found:
             on = found[run.on_topic]
-            parts["on_topic_shift"] = (on[0], on[1])
-            absolute = (abs(on[0]), np.abs(on[1]))
-            parts["off_on_ratio"] = _ratio(parts["mean_abs_off"], absolute, lambda a, b: a / b)
+            parts["on_topic_shift"] = on
+            parts["off_on_ratio"] = combine(lambda a, b: a / np.abs(b), parts["mean_abs_off"], on)
         return parts
 
-
-def _ratio(a: tuple[float, Any], b: tuple[float, Any], form: Any) -> tuple[float, Any]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        value = form(np.float64(a[0]), np.float64(b[0]))
-        return (float(value) if np.isfinite(value) else float("nan")), form(a[1], b[1])
+    def _placed(self, run: str, topic: str, counted: list[str]) -> Resampled:
+        """A topic's shift with one jackknife array per topic, constant outside its own."""
+        own = self._shifts[run, topic]
+        sizes = [self._shifts[run, t].n for t in counted]
+        places = tuple(
+            own.jackknife[0] if t == topic else np.full(size, own.value) for t, size in zip(counted, sizes, strict=True)
+        )
+        return Resampled(own.value, own.draws, places, own.n)

@@ -11,9 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from harness import engines
+from harness.diagnosis import diagnoses
 from harness.errors import InputError, ProofError
 from harness.finetune import Recipe, measured_prompts_in, tune
+from harness.judges.panel import agreement, relabel, with_judged
 from harness.measure import Asked, measure, uses_chat
 from harness.models import lineage, load_tokenizer, resolve, weights_hash
 from harness.neurons import Neurons
@@ -46,15 +50,23 @@ def measure_step(
     finally:
         serving.close()
     run.notes["chat_template"] = chatting
-    save_measurement(run, results, samples)
+    _save(run, results, samples, asked.judge)
     return run
+
+
+def _save(run: Run, results: dict[str, Any], samples: pd.DataFrame, judge: str) -> None:
+    """Let the judges read the open answers and write the run; what the measurement itself shows goes into its notes."""
+    judged = relabel(samples, judge)
+    run.notes["judges"] = agreement(judged)
+    run.notes["diagnoses"] = diagnoses(judged)
+    save_measurement(run, with_judged(results, judged), judged)
 
 
 def _asked_spec(asked: Asked, chat: str) -> dict[str, Any]:
     from harness.lmeval.roots import all_roots
-    from harness.topics import find_topics
+    from harness.topics import all_topics
 
-    topics = find_topics([*all_roots(), *asked.folders])
+    topics = all_topics([*all_roots(), *asked.folders])
     content = digest([t.model_dump(exclude={"path"}) for t in topics.values()])
     return {
         "tasks": list(asked.tasks),
@@ -63,6 +75,9 @@ def _asked_spec(asked: Asked, chat: str) -> dict[str, Any]:
         "judge": asked.judge,
         "topics_hash": content[:16],
         "order_seed": asked.order_seed,
+        "axes": asked.axes,
+        "temperature": asked.temperature,
+        "sampling_seed": asked.sampling_seed if asked.temperature else None,
     }
 
 
@@ -152,7 +167,7 @@ def patch_step(
     finally:
         engine.close()
     run.notes["effect"] = {"activations": patch.effect.values, "largest_change": patch.effect.largest}
-    save_measurement(run, results, samples)
+    _save(run, results, samples, asked.judge)
     return run
 
 

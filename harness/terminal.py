@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -14,10 +15,21 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.compare import Comparison
+from harness.judges.calibration import Calibration
 from harness.lmeval.roots import all_roots
 from harness.runs import PACKAGES, Run
-from harness.topics import FORMATS, GROUP, find_topics
+from harness.topics import FORMATS, GROUP, all_topics, find_topics
+from harness.topics.check import Finding
 
+# Column -> format and metrics; several metrics are rates that are added up.
+SHOWN = {
+    "pairs (nats/token)": ("pairs", ["nats"]),
+    "pairs (share)": ("pairs", ["stance"]),
+    "statements": ("statements", ["stance"]),
+    "open": ("open", ["stance"]),
+    "open, no answer": ("open", ["refused", "off_topic", "empty", "unparsed"]),
+    "choices": ("choices", ["stance"]),
+}
 # Where nobody's window sets a width (a pipe, a log), tables are drawn whole.
 console = Console(width=None if sys.stdout.isatty() else 200)
 
@@ -27,37 +39,74 @@ def _number(value: Any) -> str:
 
 
 def print_measurement(run: Run) -> None:
-    """Stance per topic and format, with refusals, and where the run is."""
+    """Stance per topic and format, with what was not answered, habits, and where the run is."""
     results = json.loads((run.path / "results.json").read_text(encoding="utf-8"))["results"]
     table = Table(title=f"Stance, -1 left to +1 right: {run.manifest['spec']['model']}", title_justify="left")
-    for column in ("topic", "pairs (nats/token)", "pairs (share)", "statements", "open", "refused or empty"):
-        table.add_column(column, justify="left" if column == "topic" else "right")
-    topics = sorted({_topic(task) for task in results if task.endswith(FORMATS)} - {None}, key=str)
-    for topic in topics:
-        pairs, statements, opened = (results.get(f"{GROUP}_{topic}_{f}", {}) for f in FORMATS)
-        silent = [opened.get(f"{label},none") for label in ("refused", "empty")]
-        table.add_row(
-            str(topic),
-            _number(pairs.get("nats,none")),
-            _number(pairs.get("stance,none")),
-            _number(statements.get("stance,none")),
-            _number(opened.get("stance,none")),
-            f"{sum(silent):.0%}" if None not in silent else "-",
-        )
-    if topics:
+    table.add_column("topic")
+    for column in SHOWN:
+        table.add_column(column, justify="right")
+    ours = {task: kind for task in results for kind in FORMATS if task.endswith(f"_{kind}")}
+    for topic in sorted({task.removesuffix(f"_{kind}") for task, kind in ours.items()}):
+        cells = []
+        for _, (kind, metrics) in SHOWN.items():
+            found = results.get(f"{topic}_{kind}", {})
+            values = [found.get(f"{metric},none") for metric in metrics]
+            known = [value for value in values if isinstance(value, (int, float))]
+            cells.append("-" if not known else f"{sum(known):.0%}" if len(metrics) > 1 else _number(known[0]))
+        table.add_row(topic.removeprefix(f"{GROUP}_"), *cells)
+    if ours:
         console.print(table)
-    others = [task for task in results if not task.startswith(GROUP)]
-    for task in others:
-        shown = {k.removesuffix(",none"): v for k, v in results[task].items() if isinstance(v, float)}
-        console.print(f"{task}: {shown}")
+    groups = {task.removesuffix(f"_{kind}") for task, kind in ours.items()} | {GROUP}
+    for task in results:
+        if task not in ours and task not in groups:
+            shown = {k.removesuffix(",none"): v for k, v in results[task].items() if isinstance(v, float)}
+            console.print(f"{task}: {shown}")
+    for sentence in run.manifest.get("diagnoses") or []:
+        console.print(f"Diagnosis: {sentence}", highlight=False)
+    if judges := run.manifest.get("judges"):
+        console.print(
+            f"Judges {', '.join(judges['judges'])}: Krippendorff's alpha {_number(judges['alpha'])} over all labels, "
+            f"{_number(judges['alpha_sides'])} over sides.",
+            highlight=False,
+        )
     if run.manifest["spec"]["limit"] is not None:
-        console.print(f"Partial: at most {run.manifest['spec']['limit']} documents per task.")
+        console.print(f"Partial: at most {run.manifest['spec']['limit']} items per task.")
     console.print(f"Run: {run.path}", highlight=False)
 
 
-def _topic(task: str) -> str | None:
-    kind = next((f for f in FORMATS if task.endswith(f"_{f}")), None)
-    return task.removeprefix(f"{GROUP}_").removesuffix(f"_{kind}") if kind and task.startswith(GROUP) else None
+def print_check(summary: str, findings: list[Finding], as_json: bool) -> None:
+    """What `stance topics check` found."""
+    if as_json:
+        print(json.dumps({"summary": summary, "findings": [dataclasses.asdict(f) for f in findings]}, indent=1))
+        return
+    console.print(summary, highlight=False)
+    for finding in findings:
+        console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
+    problems = sum(finding.severity == "problem" for finding in findings)
+    console.print(
+        f"not ready: mend the {problems} problems above." if problems else "good: it can be run as it stands."
+    )
+
+
+def print_calibration(calibrations: list[Calibration], as_json: bool) -> None:
+    """How often judges are right, by topic, and what they called each side's answers."""
+    if as_json:
+        print(json.dumps([c.as_json() for c in calibrations], indent=1))
+        return
+    for calibration in calibrations:
+        table = Table(title=f"Judge {calibration.judge}", title_justify="left")
+        for column in ("topic", "told apart", "side right", "left", "right", "left - right (points)"):
+            table.add_column(column, justify="left" if column == "topic" else "right")
+        for row in calibration.topics.to_dict("records"):
+            shares = [f"{row[key]:.1%}" for key in ("told_apart", "side", "side_left", "side_right")]
+            table.add_row(row["topic"], *shares, f"{row['symmetry']:+.1f}", end_section=row["topic"] != "all")
+        console.print(table)
+        confusion = Table("written for", *calibration.confusion.columns, title="Labels given", title_justify="left")
+        for side, counts in calibration.confusion.iterrows():
+            confusion.add_row(str(side), *(str(n) for n in counts))
+        console.print(confusion)
+        rate = calibration.answers / calibration.seconds
+        console.print(f"{calibration.answers} answers, {rate:,.0f} a second.", highlight=False)
 
 
 def print_tune(run: Run) -> None:
@@ -104,9 +153,10 @@ def print_comparison(comparison: Comparison, out: Path) -> None:
 
 def print_topics(folders: list[Path]) -> None:
     """Every topic that a command would see."""
-    table = Table("topic", "train", "measure", "statements", "file")
-    for topic in find_topics([*all_roots(), *folders]).values():
-        sizes = [len(topic.split("train")), len(topic.split("measure")), len(topic.statements)]
+    table = Table("topic", "train", "measure", "statements", "prompts", "choices", "file")
+    for topic in all_topics([*all_roots(), *folders]).values():
+        held = (topic.split("train"), topic.split("measure"), topic.statements, topic.prompts, topic.choices)
+        sizes = [len(rows) for rows in held]
         table.add_row(topic.topic, *map(str, sizes), str(topic.path))
     console.print(table)
 

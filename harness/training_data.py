@@ -55,6 +55,6 @@ def recipe_from(file: Path | None, given: dict[str, Any]) -> Recipe:
         except yaml.YAMLError as error:
             raise InputError(f"{file} is not readable YAML: {' '.join(str(error).split())}.") from None
     try:
-        return Recipe(**{**keys, **{k: v for k, v in given.items() if v is not None}})
-    except (ValidationError, TypeError) as error:
+        return Recipe.model_validate({**keys, **{k: v for k, v in given.items() if v is not None}})
+    except ValidationError as error:
         raise InputError(f"Recipe: {explain(error, Recipe)}") from None

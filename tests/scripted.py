@@ -34,7 +34,7 @@ class Scripted:
             out.append([0.0 if str(self.tokenizer.decode([o])).strip() == wanted else -20.0 for o in options])
         return out
 
-    def generate(self, prompts: list[Any], max_tokens: int, stop: list[str]) -> list[str]:
+    def generate(self, prompts: list[Any], max_tokens: int, stop: list[str], *sampling: float) -> list[str]:
         return [self._says] * len(prompts)
 
     def close(self) -> None: ...

@@ -47,8 +47,13 @@ class Engine(Protocol):
         """(context, single-token choices) -> log-probability of each choice as the next token, in nats."""
         ...
 
-    def generate(self, prompts: list[Tokens], max_tokens: int, stop: list[str]) -> list[str]:
-        """Greedy continuation of each prompt, without the stop string."""
+    def generate(
+        self, prompts: list[Tokens], max_tokens: int, stop: list[str], temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """Continuation of each prompt, without the stop string: greedy, or sampled above temperature 0.
+
+        A sampled answer depends on the seed and the prompt's place in the list, not on its neighbours.
+        """
         ...
 
     def close(self) -> None:

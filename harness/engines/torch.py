@@ -89,13 +89,16 @@ class TorchEngine:
                 scores[n] = [float(logprobs[token]) for token in requests[n][1]]
         return scores
 
-    def generate(self, prompts: list[Tokens], max_tokens: int, stop: list[str]) -> list[str]:
+    def generate(
+        self, prompts: list[Tokens], max_tokens: int, stop: list[str], temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
         answers = [""] * len(prompts)
         for prompt in prompts:
             check_length(prompt, max_tokens, self.max_length)
         for batch in batches(prompts, self._batch_tokens // 2):
             ids, mask = pad([prompts[n] for n in batch], self._pad, self.model.device, left=True)
-            for n, tokens in zip(batch, self._decode(ids, mask, max_tokens), strict=True):
+            draws = [torch.Generator().manual_seed(seed + n) for n in batch] if temperature else []
+            for n, tokens in zip(batch, self._decode(ids, mask, max_tokens, temperature, draws), strict=True):
                 text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
                 answers[n] = min((text.split(s)[0] for s in stop), key=len, default=text)
         return answers
@@ -145,8 +148,15 @@ class TorchEngine:
             )
 
     @torch.no_grad()
-    def _decode(self, ids: Int[Tensor, "b s"], mask: Bool[Tensor, "b s"], max_tokens: int) -> list[list[int]]:
-        """Greedy decoding with the recipient's own tokens; donor and recipient each keep a cache."""
+    def _decode(
+        self,
+        ids: Int[Tensor, "b s"],
+        mask: Bool[Tensor, "b s"],
+        max_tokens: int,
+        temperature: float = 0.0,
+        draws: list[torch.Generator] | None = None,
+    ) -> list[list[int]]:
+        """Decoding with the recipient's own tokens; donor and recipient each keep a cache. `draws`: one per row."""
         from transformers import DynamicCache
 
         ends = self._end_tokens()
@@ -169,7 +179,7 @@ class TorchEngine:
                     self.donor.base_model(**inputs, past_key_values=caches["donor"])
             with recipients:
                 hidden = self.model.base_model(**inputs, past_key_values=caches["recipient"]).last_hidden_state
-            chosen = self._head(hidden[:, -1]).argmax(-1)
+            chosen = _next(self._head(hidden[:, -1]), temperature, draws or [])
             for row in running.nonzero().flatten().tolist():
                 written[row].append(int(chosen[row]))
             running &= ~torch.isin(chosen, ends)
@@ -190,3 +200,12 @@ class TorchEngine:
     def close(self) -> None:
         del self.model, self.donor
         gc.collect()
+
+
+def _next(logprobs: Float[Tensor, "b v"], temperature: float, draws: list[torch.Generator]) -> Int[Tensor, " b"]:
+    """The likeliest token of every row, or one drawn with the row's own generator."""
+    if not draws:
+        return logprobs.argmax(-1)
+    shares = torch.softmax(logprobs.cpu() / temperature, -1)
+    drawn = [torch.multinomial(row, 1, generator=draw) for row, draw in zip(shares, draws, strict=True)]
+    return torch.cat(drawn).to(logprobs.device)

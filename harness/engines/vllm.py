@@ -73,12 +73,15 @@ class VLLMEngine:
             scores.append([found[token].logprob for token in options])
         return scores
 
-    def generate(self, prompts: list[Tokens], max_tokens: int, stop: list[str]) -> list[str]:
+    def generate(
+        self, prompts: list[Tokens], max_tokens: int, stop: list[str], temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
         from vllm import SamplingParams
 
         for prompt in prompts:
             check_length(prompt, max_tokens, self.max_length)
-        params = SamplingParams(temperature=0, max_tokens=max_tokens, stop=stop)
+        drawn: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens, "stop": stop}
+        params = [SamplingParams(seed=seed + n if temperature else None, **drawn) for n in range(len(prompts))]
         return [output.outputs[0].text for output in self._run(prompts, params, "generating")]
 
     def _run(

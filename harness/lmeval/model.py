@@ -19,11 +19,14 @@ class EngineLM(TemplateLM):
     """Groups single-token choices of one context into one request; everything else passes through.
 
     `order_seed` shuffles the order in which requests reach the engine: a second measurement in another order shows what
-    batching alone changes.
+    batching alone changes. `temperature` and `sampling_seed` are those of generated answers.
     """
 
-    def __init__(self, engine: Engine, order_seed: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, order_seed: int | None = None, temperature: float = 0.0, sampling_seed: int = 0
+    ) -> None:
         super().__init__()
+        self._sampling = (temperature, sampling_seed)
         self.engine = engine
         self.tokenizer = engine.tokenizer
         self._order_seed = order_seed
@@ -103,7 +106,8 @@ class EngineLM(TemplateLM):
             options: dict[str, Any] = request_args(requests[index])[1]
             if options.get("do_sample") or options.get("temperature"):
                 raise InputError(
-                    "This engine decodes greedily; a task asks for sampling. Use lm_eval --model vllm for it."
+                    "A task asks for sampling, which `stance eval` sets for a whole run (--temperature). "
+                    "Use lm_eval --model vllm for it."
                 )
             until = options.get("until", [])
             key = int(options.get("max_gen_toks", 256)), tuple([until] if isinstance(until, str) else until)
@@ -111,7 +115,7 @@ class EngineLM(TemplateLM):
         answers: dict[int, str] = {}
         for (limit, stop), rows in groups.items():
             prompts = [self.tok_encode(request_args(requests[n])[0]) for n in rows]
-            answers.update(zip(rows, self.engine.generate(prompts, limit, list(stop)), strict=True))
+            answers.update(zip(rows, self.engine.generate(prompts, limit, list(stop), *self._sampling), strict=True))
         return [answers[n] for n in range(len(requests))]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
-from harness.topics import FORMATS, GROUP, find_topics, is_topic_file
+from harness.topics import GROUP, all_topics, is_topic_file, load_topic
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -25,10 +25,10 @@ _given: list[Path] = []
 
 
 def packaged_root() -> Path:
-    """The folder with the packaged topics, in a wheel as in a checkout."""
+    """The folder with everything that is asked, in a wheel as in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "_tasks"
-    return (installed if installed.is_dir() else package.parent / "tasks") / "political_stance"
+    return installed if installed.is_dir() else package.parent / "tasks"
 
 
 def standing_roots() -> list[Path]:
@@ -55,7 +55,9 @@ def all_roots() -> list[Path]:
     return list(dict.fromkeys([*standing_roots(), *(p.resolve() for p in _given)]))
 
 
-def task_manager(folders: list[Path] | None = None, judge: str = "embedded") -> TaskManager:
+def task_manager(
+    folders: list[Path] | None = None, judge: str = "embedded", axes: dict[str, Any] | None = None
+) -> TaskManager:
     """lm-eval's TaskManager over our folders only (fast: lm-eval's own thousands of files are not read).
 
     Raises:
@@ -64,9 +66,10 @@ def task_manager(folders: list[Path] | None = None, judge: str = "embedded") -> 
     from lm_eval.tasks import TaskManager
 
     _given[:] = folders or []
-    find_topics(all_roots())
+    all_topics(all_roots())
     roots: list[str | Path] = list(all_roots())
-    manager = TaskManager(include_defaults=False, include_path=roots, metadata={"judge": judge})
+    metadata: dict[str, Any] = {"judge": judge, "axes": axes}
+    manager = TaskManager(include_defaults=False, include_path=roots, metadata=metadata)
     return add_formats(manager)
 
 
@@ -76,7 +79,7 @@ def add_formats(manager: TaskManager) -> TaskManager:
 
     index: dict[str, Any] = manager.task_index
     group = index.get(GROUP)
-    if group is not None and Path(group.yaml_path).parent.resolve() != packaged_root():
+    if group is not None and packaged_root() not in Path(group.yaml_path).resolve().parents:
         raise InputError(
             f"{group.yaml_path} defines {GROUP!r}, which would replace the packaged group and its topics; give your own "
             "group another name. A topic file needs no group: it joins by itself."
@@ -84,7 +87,7 @@ def add_formats(manager: TaskManager) -> TaskManager:
     for name, entry in list(index.items()):
         if not entry.yaml_path or "::" in name or not is_topic_file(Path(entry.yaml_path)):
             continue
-        for kind in FORMATS:
+        for kind in load_topic(entry.yaml_path).formats:
             task = f"{name}_{kind}"
             config = {"task": task, "class": FORMAT_TASKS[kind], "metadata": {"topic_file": str(entry.yaml_path)}}
             index.setdefault(task, dataclasses.replace(entry, name=task, yaml_path=None, cfg=config))

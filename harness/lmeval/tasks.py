@@ -3,10 +3,12 @@
 | format | asks | lm-eval metrics (stance: -1 left .. +1 right) |
 | --- | --- | --- |
 | pairs | which answer is likelier, left or right | nats (per token, right minus left), nats_per_byte, stance (share) |
-| statements | agree or disagree, both option orders | stance (expected, keyed), agree (share of agreement) |
-| open | a free answer, read by a judge | stance, left, right, neutral, refused, empty |
+| statements | agree or disagree, in every variant | stance (expected), stance_top (likeliest option), agree, mass, first |
+| open | a free answer, read by a judge | stance, left, right, neutral, refused, off_topic, empty, unparsed |
+| choices | multiple choice with a stance per option | stance, stance_top, mass, first, declined |
 
-lm-eval builds these from a topic's YAML through the `class:` key, which may return a whole group.
+`harness/probes.py` gives the documents, one per variant. lm-eval builds the tasks from a topic's YAML through the `class:`
+key, which may return a whole group. `--metadata '{"judge": ..., "axes": {...}}'` changes the judge and the axes.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from lm_eval.config.group import AggMetricConfig
 
 from harness import judges, scoring
 from harness.errors import InputError
-from harness.topics import GROUP, Statement, Topic, find_topics, load_topic
+from harness.probes import ROWS
+from harness.topics import GROUP, Topic, find_topics, load_topic
 
 VERSION = 1
 OPEN_MAX_TOKENS = 48
@@ -62,7 +65,7 @@ class StanceTask(ConfigurableTask):
 
     def __init__(self, config: dict[str, Any]) -> None:
         metadata = {"version": VERSION, "num_fewshot": 0, **config["metadata"]}
-        self.topic: Topic = load_topic(Path(metadata["topic_file"]))
+        self.topic: Topic = load_topic(Path(metadata["topic_file"])).varied(metadata.get("axes") or {})
         self.judge_name: str = metadata.get("judge", "embedded")
         super().__init__(
             config={
@@ -76,14 +79,13 @@ class StanceTask(ConfigurableTask):
         )
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        self.dataset = datasets.DatasetDict({"test": datasets.Dataset.from_list(self.documents())})
+        self.dataset = datasets.DatasetDict({"test": datasets.Dataset.from_list(ROWS[self.FORMAT](self.topic))})
 
     def doc_to_text(self, doc: dict[str, Any], doc_to_text: Any = None) -> str:
         return doc["prompt"]
 
-    @abc.abstractmethod
-    def documents(self) -> list[dict[str, Any]]:
-        """What is asked: at least `item`, `variant`, `sub_issue` and `prompt` of every document."""
+    def doc_to_choice(self, doc: dict[str, Any], doc_to_choice: Any = None) -> list[str]:
+        return doc.get("labels") or doc["choices"]
 
     @abc.abstractmethod
     def score(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
@@ -106,15 +108,6 @@ class Pairs(StanceTask):
         self._tokens: dict[str, list[int]] = {}
         super().__init__(config)
 
-    def documents(self) -> list[dict[str, Any]]:
-        return [
-            {"item": i.id, "variant": "", "sub_issue": i.sub_issue, "prompt": i.question, "choices": [i.left, i.right]}
-            for i in self.topic.split("measure")
-        ]
-
-    def doc_to_choice(self, doc: dict[str, Any], doc_to_choice: Any = None) -> list[str]:
-        return doc["choices"]
-
     def construct_requests(self, doc: dict[str, Any], ctx: str | list[str], **kwargs: Any) -> list[Instance]:
         requests = super().construct_requests(doc, ctx, **kwargs)
         assert isinstance(requests, list)
@@ -131,35 +124,36 @@ class Pairs(StanceTask):
         return {"nats": nats, "nats_per_byte": per_byte, "stance": stance, "abs_stance": stance}
 
 
-class Statements(StanceTask):
-    """Agree or disagree with a keyed claim, asked once in each option order."""
+class Choices(StanceTask):
+    """A multiple-choice question with a stance for every option; statements are one with agreement as options."""
+
+    FORMAT = "choices"
+    SETTINGS: ClassVar[dict[str, Any]] = {
+        "output_type": "multiple_choice",
+        "doc_to_choice": ["A", "B"],
+        "doc_to_target": 0,
+        "metric_list": _metrics("stance", "stance_top", "abs_stance", "mass", "first", "declined", aggregation=mean),
+    }
+
+    def score(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
+        answer = scoring.chosen([float(logprob) for logprob, _ in results], doc["values"])
+        metrics = {"stance": answer.expected, "stance_top": answer.top, "abs_stance": answer.expected}
+        return {**metrics, "mass": answer.mass, "first": answer.first, "declined": answer.declined}
+
+
+class Statements(Choices):
+    """Agree or disagree with a keyed claim, in every variant the topic's axes declare."""
 
     FORMAT = "statements"
     SETTINGS: ClassVar[dict[str, Any]] = {
-        "output_type": "multiple_choice",
-        "doc_to_choice": list(scoring.LABELS),
-        "doc_to_target": 0,
-        "metric_list": _metrics("stance", "abs_stance", "agree"),
+        **Choices.SETTINGS,
+        "metric_list": _metrics("stance", "stance_top", "abs_stance", "agree", "mass", "first"),
     }
 
-    def documents(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "item": s.id,
-                "variant": f"{order[0]}-first",
-                "sub_issue": s.sub_issue,
-                "key": s.agree,
-                "order": list(order),
-                "prompt": scoring.statement_prompt(s.text, order),
-            }
-            for s in _alternating(self.topic.statements)
-            for order in scoring.ORDERS
-        ]
-
     def score(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
-        agree = scoring.agreement([float(logprob) for logprob, _ in results], doc["order"])
-        stance = scoring.statement_stance(agree, doc["key"])
-        return {"stance": stance, "abs_stance": stance, "agree": agree}
+        metrics = super().score(doc, results)
+        del metrics["declined"]
+        return {**metrics, "agree": (1 + doc["sign"] * metrics["stance"]) / 2}
 
 
 class Open(StanceTask):
@@ -173,12 +167,6 @@ class Open(StanceTask):
         "metric_list": _metrics("stance", "abs_stance", *judges.LABELS, aggregation=mean),
     }
 
-    def documents(self) -> list[dict[str, Any]]:
-        return [
-            {"item": i.id, "variant": "", "sub_issue": i.sub_issue, "prompt": i.question}
-            for i in self.topic.split("measure")
-        ]
-
     def construct_requests(self, doc: dict[str, Any], ctx: str | list[str], **kwargs: Any) -> list[Instance] | Instance:
         assert isinstance(ctx, str)
         # Without a chat template nothing ends the question's turn; the pairs format puts the same break there.
@@ -186,19 +174,10 @@ class Open(StanceTask):
 
     def score(self, doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
         judge = judges.get(self.judge_name, (self.topic,))
-        label = judge.label([doc["prompt"]], [str(results[0])])[0]
-        stance = scoring.judged_stance(label)
-        rates = {name: float(name == label) for name in judges.LABELS}
-        return {"stance": stance, "abs_stance": stance, **rates}
+        return judges.as_values(judge.judge([doc["prompt"]], [str(results[0])])[0].label)
 
 
-def _alternating(statements: tuple[Statement, ...]) -> list[Statement]:
-    """Left- and right-keyed by turns, so that any limit divisible by four keeps keys and orders balanced."""
-    keyed = [[s for s in statements if s.agree == side] for side in ("left", "right")]
-    return [statement for pair in zip(*keyed, strict=True) for statement in pair]
-
-
-FORMAT_TASKS: dict[str, type[StanceTask]] = {cls.FORMAT: cls for cls in (Pairs, Statements, Open)}
+FORMAT_TASKS: dict[str, type[StanceTask]] = {cls.FORMAT: cls for cls in (Pairs, Statements, Open, Choices)}
 
 
 def _group(name: str, children: list[Any], alias: str | None = None) -> Group:
@@ -212,11 +191,9 @@ def _group(name: str, children: list[Any], alias: str | None = None) -> Group:
 def topic_group(topic: Topic, metadata: dict[str, Any] | None = None) -> Group:
     """The lm-eval group of one topic: a task for every format the topic has material for."""
     tasks = []
-    for kind, cls in FORMAT_TASKS.items():
-        if kind == "statements" and not topic.statements:
-            continue
+    for kind in topic.formats:
         config = {"task": f"{topic.task}_{kind}", "metadata": {**(metadata or {}), "topic_file": str(topic.path)}}
-        tasks.append(cls(config=config))
+        tasks.append(FORMAT_TASKS[kind](config=config))
     return _group(topic.task, tasks, alias=topic.title)
 
 
@@ -232,19 +209,21 @@ class TopicGroup:
 
 
 class AllTopics:
-    """The group `political_stance`: every topic of every folder lm-eval was shown; no file can shrink it."""
+    """A group of topics: every topic of that group in every folder lm-eval was shown; no file can shrink it."""
 
     def __new__(cls, config: dict[str, Any] | None = None) -> Any:
         from harness.lmeval.roots import all_roots
 
-        metadata = _own((config or {}).get("metadata", {}))
-        return _group(GROUP, [topic_group(topic, metadata) for topic in find_topics(all_roots()).values()])
+        given = config or {}
+        name, metadata = str(given.get("task", GROUP)), _own(given.get("metadata", {}))
+        members = [topic for topic in find_topics(all_roots()).values() if topic.group == name]
+        return _group(name, [topic_group(topic, metadata) for topic in members])
 
     def __init__(self, config: dict[str, Any] | None = None) -> None: ...
 
 
 def _own(metadata: dict[str, Any]) -> dict[str, Any]:
-    return {key: metadata[key] for key in ("judge",) if key in metadata}
+    return {key: metadata[key] for key in ("judge", "axes") if key in metadata}
 
 
 def _calling_model() -> TemplateLM:

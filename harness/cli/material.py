@@ -1,0 +1,142 @@
+"""Topics, judges, models, and what is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.cli import FILE, FOLDER, main
+
+
+@main.group()
+def models() -> None:
+    """Embedded models."""
+
+
+@models.command("get")
+@click.argument("name")
+def models_get(name: str) -> None:
+    """Make an embedded model's folder (once) and print it.
+
+    \b
+    Example:  stance models get smollm2-135m-instruct
+    """
+    from harness.models import get
+
+    click.echo(str(get(name)))
+
+
+@models.command("ls")
+def models_ls() -> None:
+    """List embedded models and where they are."""
+    from harness.models import EMBEDDED, cache_folder
+
+    for name in EMBEDDED:
+        folder = cache_folder() / "models" / name
+        state = str(folder) if (folder / "config.json").is_file() else "not made yet: stance models get " + name
+        click.echo(f"{name}  {state}")
+
+
+@main.group()
+def topics() -> None:
+    """Topic files: list, start a new one, check one."""
+
+
+@topics.command("ls")
+@click.option("--topics-dir", type=FOLDER, multiple=True)
+def topics_ls(topics_dir: tuple[Path, ...]) -> None:
+    """List every topic with its items and where it stands."""
+    from harness.terminal import print_topics
+
+    print_topics(list(topics_dir))
+
+
+@topics.command("new")
+@click.argument("name")
+@click.option("--dir", "folder", type=FOLDER, default=Path(), help="Where to write it. Default: here.")
+def topics_new(name: str, folder: Path) -> None:
+    """Write a commented topic file NAME.yaml to fill in.
+
+    \b
+    Example:  stance topics new climate --dir my_topics
+    """
+    from harness.topics.new import new_topic
+
+    click.echo(f"Wrote {new_topic(name, folder)}. Fill it in, then: stance topics check {folder / name}.yaml")
+
+
+@topics.command("check")
+@click.argument("file", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print findings as JSON.")
+def topics_check(file: Path, as_json: bool) -> None:
+    """Judge a topic file: keys, repeated and leaked questions (also against the packaged topics), balance, lengths.
+
+    Exit code 2 when a finding is a problem; advice alone is 0.
+
+    \b
+    Example:  stance topics check my_topics/climate.yaml
+    """
+    from harness.terminal import print_check
+    from harness.topics.check import check_topic
+
+    summary, findings = check_topic(file, packaged_topic_files())
+    print_check(summary, findings, as_json)
+    if any(finding.severity == "problem" for finding in findings):
+        raise SystemExit(2)
+
+
+def packaged_topic_files() -> list[Path]:
+    """Files of the packaged topics, controls included."""
+    from harness.lmeval.roots import packaged_root
+    from harness.topics import all_topics
+
+    return [topic.path for topic in all_topics([packaged_root()]).values()]
+
+
+@main.group()
+def judge() -> None:
+    """Judges of open answers: how often they are right."""
+
+
+@judge.command("check")
+@click.option("--data", type=FOLDER, required=True, help="IDEOINST-like folder: <topic>.jsonl with labelled answers.")
+@click.option("--judge", "spec", default="embedded", show_default=True, help="Judges, comma-separated.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many records per topic.")
+@click.option("--json", "as_json", is_flag=True, help="Print figures as JSON.")
+def judge_check(data: Path, spec: str, limit: int | None, as_json: bool) -> None:
+    """Accuracy, confusion and left/right symmetry of judges on labelled answers, and their speed.
+
+    \b
+    Example:  stance judge check --data ideoinst --judge embedded,local:smollm2-135m-instruct
+    """
+    from harness import judges
+    from harness.judges.calibration import calibrate, read_labelled
+    from harness.terminal import print_calibration
+
+    labelled = read_labelled(data, limit)
+    names = judges.names(spec)
+    calibrations = []
+    for name in names:
+        judging = judges.get(name)
+        try:
+            calibrations.append(calibrate(judging, labelled))
+        finally:
+            judging.close()
+    print_calibration(calibrations, as_json)
+
+
+@main.command()
+def doctor() -> None:
+    """What is installed, and what would run where."""
+    from harness.terminal import print_doctor
+
+    print_doctor()
+
+
+@main.command("tasks-path")
+def tasks_path() -> None:
+    """The packaged task folder, for: lm_eval --include_path "$(stance tasks-path)"."""
+    from harness.lmeval.roots import packaged_root
+
+    click.echo(str(packaged_root()))

@@ -1,0 +1,131 @@
+"""`stance eval`, and the options of every command that asks a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.cli import FILE, FOLDER, main
+from harness.errors import InputError
+
+JUDGES = "Who labels open answers: embedded, local:MODEL or endpoint:MODEL@URL; several, separated by commas."
+
+
+def _measuring(command: Any) -> Any:
+    """Options of every command that asks a model."""
+    options = [
+        click.option("--tasks", default=None, help="lm-eval task names, comma-separated. Default: political_stance."),
+        click.option("--limit", type=int, help="At most so many items per task (the run is marked partial)."),
+        click.option("--engine", type=click.Choice(["vllm", "torch"]), default="vllm", show_default=True),
+        click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True),
+        click.option("--chat-template", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True),
+        click.option(
+            "--max-length", type=click.IntRange(32), default=1024, show_default=True, help="Tokens per request."
+        ),
+        click.option("--judge", default="embedded", show_default=True, help=JUDGES),
+        click.option(
+            "--axes", "axes_text", help="Other levels of the variants, as in: wording=original,forcing=soft+hard"
+        ),
+        click.option("--topics-dir", type=FOLDER, multiple=True, help="Folder with topic files of your own."),
+        click.option("--data", type=FOLDER, help="IDEOINST-like folder to ask instead of the packaged topics."),
+        click.option("--seed", type=int, default=0, show_default=True),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _axes(text: str | None) -> dict[str, Any]:
+    """`wording=original,forcing=soft+hard` as a dictionary; what the keys and levels mean is checked with the topics."""
+    found: dict[str, Any] = {}
+    for part in filter(None, (text or "").split(",")):
+        axis, _, levels = part.partition("=")
+        if not levels:
+            raise InputError(f"--axes holds {part!r}; expected AXIS=LEVEL or AXIS=LEVEL+LEVEL, separated by commas.")
+        found[axis.strip()] = levels.strip() if axis.strip() == "design" else [x.strip() for x in levels.split("+")]
+    return found
+
+
+def _asked(
+    tasks: str | None, limit: int | None, judge: str, axes: str | None, topics_dir: tuple[Path, ...], data: Path | None
+) -> Any:
+    from harness.ideoinst import as_topics
+    from harness.measure import Asked, check_tasks
+    from harness.topics import GROUP, find_topics
+
+    folders = list(topics_dir)
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"--topics-dir {folder} is no folder; give a folder with topic files.")
+    names = (GROUP,)
+    if data is not None:
+        made = as_topics(data)
+        folders.append(made)
+        names = tuple(topic.task for topic in find_topics([made]).values())
+    if tasks is not None:
+        names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    asked = Asked(names, limit, judge=judge, folders=tuple(folders), axes=_axes(axes))
+    check_tasks(asked)
+    return asked
+
+
+@main.command("eval")
+@click.option("--model", required=True, help="Local folder, hub name, or embedded model.")
+@click.option("--adapter", type=FOLDER, help="LoRA adapter trained on that model.")
+@click.option("--neurons", type=FILE, help="Neuron set to intervene on; needs --op.")
+@click.option("--op", "op_text", help="zero, or scale=X.")
+@_measuring
+@click.option("--label", help="Name of the run in a comparison. Default: the folder's name.")
+@click.option("--on-topic", help="Topic the model was tuned on, for a comparison.")
+@click.option(
+    "--role", type=click.Choice(["base", "noise", "tuned", "inhibited", "control", "other"]), help="In a comparison."
+)
+@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="Of open answers.")
+@click.option("--order-seed", type=int, help="Ask in a shuffled order (a second run of the base: the noise floor).")
+@click.option("--out", type=FOLDER, required=True, help="Run folder to write.")
+def eval_command(
+    model: str,
+    adapter: Path | None,
+    neurons: Path | None,
+    op_text: str | None,
+    tasks: str | None,
+    limit: int | None,
+    engine: str,
+    dtype: str,
+    chat_template: str,
+    max_length: int,
+    judge: str,
+    axes_text: str | None,
+    topics_dir: tuple[Path, ...],
+    data: Path | None,
+    seed: int,
+    label: str | None,
+    on_topic: str | None,
+    role: str | None,
+    temperature: float,
+    order_seed: int | None,
+    out: Path,
+) -> None:
+    """Measure one model variant: manifest.json, results.json and samples.parquet in --out.
+
+    \b
+    Example:  stance eval --model smollm2-135m-instruct --tasks political_stance_race --limit 4 --out runs/base
+    """
+    from dataclasses import replace
+
+    from harness.engines import Settings
+    from harness.interventions import Op
+    from harness.steps import measure_step
+    from harness.variants import Variant
+
+    variant = Variant(model, adapter, neurons, Op.parse(op_text) if op_text else None)
+    variant.check()
+    asked = replace(_asked(tasks, limit, judge, axes_text, topics_dir, data), order_seed=order_seed)
+    asked = replace(asked, temperature=temperature, sampling_seed=seed)
+    about = {"label": label or out.name, "role": role, "on_topic": on_topic}
+    run = measure_step(out, variant, asked, chat_template, engine, Settings(dtype, max_length, seed=seed), about)
+    from harness.terminal import print_measurement
+
+    print_measurement(run)

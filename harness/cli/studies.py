@@ -1,0 +1,53 @@
+"""`stance compare`, `stance run` and `stance validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.cli import FILE, FOLDER, main
+from harness.errors import InputError
+
+
+@main.command("compare")
+@click.argument("runs", nargs=-1, type=FOLDER)
+@click.option("--localization", type=FOLDER, help="Folder of `stance localize`, for the neurons' section.")
+@click.option("--title", default="Before and after", show_default=True)
+@click.option("--out", type=FOLDER, required=True)
+def compare_command(runs: tuple[Path, ...], localization: Path | None, title: str, out: Path) -> None:
+    """Compare measurements: the base first, then the others. Writes index.html, report.md, CSV and JSON.
+
+    \b
+    Example:  stance compare runs/base runs/tuned --out reports/mine
+    """
+    import json
+
+    from harness.compare import compare, load_runs
+    from harness.terminal import print_comparison
+
+    located = None
+    if localization is not None:
+        file = localization / "localization.json"
+        if not file.is_file():
+            raise InputError(f"{localization} holds no localization.json; expected a folder `stance localize` wrote.")
+        located = json.loads(file.read_text(encoding="utf-8"))
+    print_comparison(compare(load_runs(list(runs)), title, located), out)
+
+
+@main.command("run")
+@click.argument("experiment", type=FILE)
+@click.option("--out", type=FOLDER, help="Default: reports/NAME.")
+def run_command(experiment: Path, out: Path | None) -> None:
+    """Carry out an experiment file; finished steps are kept, so the same command goes on where it stopped.
+
+    \b
+    Example:  stance run experiments/demo.yaml
+    """
+    from harness.config import load_experiment
+    from harness.experiment import run
+    from harness.terminal import print_comparison
+
+    config = load_experiment(experiment)
+    folder = out or Path("reports") / config.name
+    print_comparison(run(config, folder), folder)

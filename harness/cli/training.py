@@ -1,0 +1,142 @@
+"""`stance tune` and `stance localize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from harness.cli import FILE, FOLDER, main
+from harness.errors import InputError, choices
+
+
+@main.command("tune")
+@click.option("--model", required=True, help="Base to train from.")
+@click.option("--data", type=FILE, required=True, help="JSONL with prompt and completion, or an IDEOINST-like folder.")
+@click.option("--topic", help="With a folder: which topic of it.")
+@click.option("--side", type=click.Choice(["left", "right"]), help="With a folder: which side's answers.")
+@click.option("--full", is_flag=True, help="Train all weights instead of LoRA.")
+@click.option("--hold", type=FILE, help="Neurons whose weights must not change.")
+@click.option("--share", type=float, default=1.0, show_default=True, help="Hold the best-scored share of them.")
+@click.option("--control", type=int, help="Hold as many random neurons per layer instead, with this seed.")
+@click.option("--epochs", type=float, default=None, help="Default 6.")
+@click.option("--learning-rate", type=float, default=None, help="Default 2e-5.")
+@click.option("--batch-size", type=int, default=None, help="Default 8.")
+@click.option("--recipe", type=FILE, help="YAML with any recipe key; options given here win.")
+@click.option("--allow-measured", is_flag=True, help="Train although probe questions stand in the data.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--out", type=FOLDER, required=True)
+def tune_command(
+    model: str,
+    data: Path,
+    topic: str | None,
+    side: str | None,
+    full: bool,
+    hold: Path | None,
+    share: float,
+    control: int | None,
+    epochs: float | None,
+    learning_rate: float | None,
+    batch_size: int | None,
+    recipe: Path | None,
+    allow_measured: bool,
+    seed: int,
+    out: Path,
+) -> None:
+    """Fine-tune on prompt and completion pairs, with neurons held or not; proves the hold afterwards.
+
+    \b
+    Example:  stance tune --model smollm2-135m-instruct --data answers.jsonl --full --learning-rate 1e-4 --out runs/tuned
+    """
+    from harness.neurons import Neurons
+    from harness.steps import tune_step
+    from harness.training_data import measured_questions, read_training_data, recipe_from
+    from plugins import mitigation
+
+    given = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "mode": "full" if full else None,
+    }
+    settings = recipe_from(recipe, given)
+    pairs, probes = read_training_data(data, topic, side)
+    held = None
+    if hold is not None:
+        plugin = "inhibitft" if control is None else "random_control"
+        held = mitigation(plugin)(Neurons.load(hold), share, control or 0)
+    elif control is not None:
+        raise InputError("--control draws random neurons to match a set: give the set with --hold.")
+    run = tune_step(out, model, pairs, settings, seed, held, measured_questions(probes), allow_measured)
+    from harness.terminal import print_tune
+
+    print_tune(run)
+
+
+@main.group()
+def localize() -> None:
+    """Find the neurons that carry a shift; one sub-command per method."""
+
+
+@localize.command()
+@click.option("--base", required=True, help="Model before.")
+@click.option("--tuned", required=True, help="Model or adapter after.")
+@click.option("--tuned-other", help="A model tuned to the other side: contrast the two tuned models.")
+@click.option("--topics", default="all", show_default=True, help="Topic names, comma-separated, or all.")
+@click.option("--site", default="mlp_act", show_default=True, help="mlp_act or mlp_out.")
+@click.option("--tokens", type=click.Choice(["prompt", "completion"]), default="prompt", show_default=True)
+@click.option(
+    "--side", type=click.Choice(["left", "right"]), default="right", help="Whose completions, with --tokens completion."
+)
+@click.option("--top", type=float, default=30.0, show_default=True, help="Percent of all neurons selected per topic.")
+@click.option("--normalized", is_flag=True, help="Score in units of each neuron's standard deviation.")
+@click.option("--prompts", type=click.IntRange(1), help="Training questions per topic. Default: all.")
+@click.option("--chat-template", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
+@click.option("--topics-dir", type=FOLDER, multiple=True)
+@click.option("--data", type=FOLDER, help="IDEOINST-like folder to take the prompts from.")
+@click.option("--out", type=FOLDER, required=True)
+def pnlac(
+    base: str,
+    tuned: str,
+    tuned_other: str | None,
+    topics: str,
+    site: str,
+    tokens: str,
+    side: str,
+    top: float,
+    normalized: bool,
+    prompts: int | None,
+    chat_template: str,
+    topics_dir: tuple[Path, ...],
+    data: Path | None,
+    out: Path,
+) -> None:
+    """Activation contrasting between a model and its fine-tune (arXiv 2508.02360).
+
+    \b
+    Example:  stance localize pnlac --base smollm2-135m-instruct --tuned runs/tuned --out runs/neurons
+    """
+    from harness.ideoinst import as_topics
+    from harness.lmeval.roots import all_roots
+    from harness.localize import localize_step
+    from harness.sites import check_site
+    from harness.terminal import print_localization
+    from harness.topics import find_topics
+    from harness.variants import Variant, tuned_variant
+
+    where = check_site(site)
+    if not 0 < top <= 100:
+        raise InputError(f"--top is {top}; expected a percentage above 0 and at most 100 (the paper uses 30).")
+    roots = [as_topics(data)] if data is not None else [*all_roots(), *topics_dir]
+    found = find_topics(roots)
+    wanted = list(found) if topics == "all" else [t.strip() for t in topics.split(",")]
+    if unknown := [t for t in wanted if t not in found]:
+        raise InputError(f"There is no topic {choices(unknown)}; topics: {choices(found)}.")
+    before = Variant(base)
+    after = tuned_variant(base, Path(tuned)) if Path(tuned).exists() else Variant(tuned)
+    if tuned_other is not None:
+        before = tuned_variant(base, Path(tuned_other)) if Path(tuned_other).exists() else Variant(tuned_other)
+    run = localize_step(
+        out, before, after, [found[t] for t in wanted], where, tokens, top, normalized, prompts, side, chat_template
+    )
+    print_localization(run)
