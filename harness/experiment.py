@@ -26,6 +26,7 @@ from harness.neurons import Neurons
 from harness.runs import Run
 from harness.steps import announce
 from harness.topics import Topic, find_topics
+from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
 
 NOISE_SEED = 1
@@ -140,7 +141,7 @@ def _one_topic(study: Study, topic: str) -> None:
 def _tune(study: Study, name: str, topic: str, hold: Neurons | None, **about: Any) -> Run:
     train = study.config.train
     pairs = topic_pairs(study.topics[topic].split("train"), train.side)
-    measured = {i.id: i.question for t in study.topics.values() for i in t.split("measure")}
+    measured = measured_questions(study.config.measure.topics_dir)
     said = {"on_topic": topic, "side": train.side, **about}
     return study.step(
         name,

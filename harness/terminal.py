@@ -95,11 +95,13 @@ def print_calibration(calibrations: list[Calibration], as_json: bool) -> None:
         return
     for calibration in calibrations:
         table = Table(title=f"Judge {calibration.judge}", title_justify="left")
-        for column in ("topic", "told apart", "side right", "left", "right", "left - right (points)"):
+        columns = ("topic", "told apart", "side", "left", "right", "points apart", "confirmed left", "confirmed right")
+        for column in columns:
             table.add_column(column, justify="left" if column == "topic" else "right")
         for row in calibration.topics.to_dict("records"):
             shares = [f"{row[key]:.1%}" for key in ("told_apart", "side", "side_left", "side_right")]
-            table.add_row(row["topic"], *shares, f"{row['symmetry']:+.1f}", end_section=row["topic"] != "all")
+            confirmed = [f"{row[f'confirmed_{side}']:.1%}" for side in ("left", "right")]
+            table.add_row(str(row["topic"]), *shares, f"{row['symmetry']:+.1f}", *confirmed)
         console.print(table)
         confusion = Table("written for", *calibration.confusion.columns, title="Labels given", title_justify="left")
         for side, counts in calibration.confusion.iterrows():

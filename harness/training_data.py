@@ -12,7 +12,7 @@ from harness.errors import InputError, choices
 from harness.finetune import Recipe, read_pairs, topic_pairs
 from harness.ideoinst import PREFIX, as_topics
 from harness.lmeval.roots import all_roots
-from harness.topics import explain, find_topics
+from harness.topics import all_topics, explain, find_topics
 
 
 def read_training_data(data: Path, topic: str | None, side: str | None) -> tuple[list[dict[str, str]], list[Path]]:
@@ -35,9 +35,9 @@ def read_training_data(data: Path, topic: str | None, side: str | None) -> tuple
 
 
 def measured_questions(folders: list[Path]) -> dict[str, str]:
-    """Item id -> question of every measuring item of the standing topics and of `folders`."""
-    found = find_topics([*all_roots(), *folders])
-    return {item.id: item.question for topic in found.values() for item in topic.split("measure")}
+    """Id -> text of everything the probes of the standing topics and of `folders` ask."""
+    found = all_topics([*all_roots(), *folders])
+    return {name: text for topic in found.values() for name, text in topic.measured_texts().items()}
 
 
 def recipe_from(file: Path | None, given: dict[str, Any]) -> Recipe:

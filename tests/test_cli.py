@@ -113,7 +113,7 @@ def test_tune_refuses_measured_questions_in_the_training_file(llama: str, tmp_pa
     from harness.lmeval.roots import packaged_root
     from harness.topics import load_topic
 
-    item = load_topic(packaged_root() / "race.yaml").split("measure")[0]
+    item = load_topic(packaged_root() / "political_stance" / "race.yaml").split("measure")[0]
     data = tmp_path / "d.jsonl"
     data.write_text(json.dumps({"prompt": item.question.upper() + " ", "completion": item.left}))
     refused(

@@ -2,8 +2,9 @@
 
 Data as IDEOINST has it: `<topic>.jsonl` with `instruction`, `left`, `right`. `told apart`: of the two answers to one
 instruction the right one has the higher log-odds of right (ties count half). `side`: single answers put on the side they were
-written for, by the likelier of the two. `labelled`: the same by the label itself, so that neutral and refused count as
-wrong. `symmetry`: right answers missed minus left answers missed, in points; a fair judge is near 0.
+written for, by the likelier of the two. `confirmed`: the same over those answers whose own label in the data
+(`left_label`, `right_label`) says the side they were written for. `labelled`: by the judge's label itself, so that neutral
+and refused count as wrong. `symmetry`: right answers missed minus left answers missed, in points; a fair judge is near 0.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
 from harness.errors import InputError, choices
@@ -77,7 +78,8 @@ def calibrate(judge: Judge, labelled: dict[str, list[dict[str, str]]]) -> Calibr
         judged = {side: judge.judge(questions, [row[side] for row in records]) for side in counts}
         for side, found in judged.items():
             counts[side].update(one.label for one in found)
-        rows.append({"topic": topic, "n": len(records), **_figures(judged)})
+        own = {side: np.array([_own_label(row.get(f"{side}_label")) == side for row in records]) for side in counts}
+        rows.append({"topic": topic, "n": len(records), **_figures(judged, own)})
     seconds = time.perf_counter() - begun
     table = pd.DataFrame(rows)
     whole = {"topic": "all", "n": table["n"].sum(), **table.drop(columns=["topic", "n"]).mean().to_dict()}
@@ -88,7 +90,13 @@ def calibrate(judge: Judge, labelled: dict[str, list[dict[str, str]]]) -> Calibr
     )
 
 
-def _figures(judged: dict[str, list[Judgement]]) -> dict[str, float]:
+def _own_label(text: object) -> str:
+    """`Left leaning`, `left-leaning` -> left; anything that names no side, or both, is none."""
+    found = [side for side in ("left", "right") if side in str(text).lower()]
+    return found[0] if len(found) == 1 else ""
+
+
+def _figures(judged: dict[str, list[Judgement]], own: dict[str, Bool[Array, " n"]]) -> dict[str, float]:
     left, right = (lean(judged[side]) for side in ("left", "right"))
     apart = np.where(np.isnan(left) | np.isnan(right), np.nan, (right > left) + 0.5 * (right == left))
     on_left, on_right = float(nanmean(_hits(-left))), float(nanmean(_hits(right)))
@@ -98,6 +106,8 @@ def _figures(judged: dict[str, list[Judgement]]) -> dict[str, float]:
         "side": (on_left + on_right) / 2,
         "side_left": on_left,
         "side_right": on_right,
+        "confirmed_left": float(nanmean(_hits(-left[own["left"]]))),
+        "confirmed_right": float(nanmean(_hits(right[own["right"]]))),
         "symmetry": 100 * (on_left - on_right),
         "labelled_left": labelled["left"],
         "labelled_right": labelled["right"],

@@ -50,7 +50,7 @@ class EmbeddedJudge:
         right = [own_words(question, answer) for question, _, answer in pairs]
         even = [own_words(question, answer) for question, answer in neutral]
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\S+")
-        letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, min_df=2)
+        letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 6), sublinear_tf=True, min_df=2)
         self._features: Any = make_union(words, letters).fit(left + right)
         self._side = _fit_side(self._features.transform(left), self._features.transform(right))
         kinds = {"sided": left + right, "neutral": even, "off_topic": [own_words("", text) for text in elsewhere]}

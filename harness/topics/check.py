@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.topics.files import Lines, load_with_lines
+from harness.topics.explain import Lines
+from harness.topics.files import load_with_lines
 from harness.topics.topic import Topic
 
 WORDS = (30, 60)

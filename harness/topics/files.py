@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from harness.errors import InputError, choices
+from harness.topics.explain import Lines, explain, names
 from harness.topics.topic import Topic
 
 LM_EVAL_CLASS = "harness.lmeval.tasks.TopicGroup"
@@ -22,8 +23,6 @@ LISTS = ("items", "statements", "prompts", "choices", "neutral_answers")
 # A control topic has no left and right; its two poles stand in their places.
 POLES = {"first": "left", "second": "right"}
 MAX_BYTES = 50_000_000
-
-Lines = dict[str, tuple[Path, list[int]]]
 
 
 class _TopicLoader(yaml.SafeLoader):
@@ -99,7 +98,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
     if not isinstance(raw, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError(f"{where} must hold keys and values; run `stance topics new NAME` for a commented example.")
     if odd := [key for key in raw if not isinstance(key, str) or key == "path"]:
-        raise InputError(f"{where}: unknown key `{odd[0]}` (known here: {choices(_names(Topic))}).")
+        raise InputError(f"{where}: unknown key `{odd[0]}` (known here: {choices(names(Topic))}).")
     lines = {
         key.value: (path, [entry.start_mark.line + 1 for entry in value.value])
         for key, value in node.value
@@ -119,41 +118,6 @@ def _poled(row: Any) -> Any:
     if not isinstance(row, dict):
         return row
     return {POLES.get(k, k): POLES.get(v, v) if k == "agree" and isinstance(v, str) else v for k, v in row.items()}
-
-
-def explain(error: ValidationError, model: type[BaseModel], lines: Lines | None = None) -> str:
-    """A pydantic error in one sentence per problem (at most five), with the line and the keys that exist."""
-    parts = []
-    for problem in error.errors()[:5]:
-        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
-        if problem["type"] == "extra_forbidden":
-            text = f"unknown key `{place}` (known here: {choices(_names(_model_at(model, problem['loc'][:-1])))})"
-        else:
-            came = "" if problem["type"] in ("missing", "value_error") else f", came {str(problem['input'])[:60]!r}"
-            text = f"`{place}`: {problem['msg'].removeprefix('Value error, ')}{came}"
-        parts.append(_line_of(problem["loc"], lines or {}) + text)
-    more = f"; and {len(error.errors()) - 5} more" if len(error.errors()) > 5 else ""
-    return "; ".join(parts) + more + "."
-
-
-def _line_of(loc: tuple[int | str, ...], lines: Lines) -> str:
-    if len(loc) < 2 or not isinstance(loc[1], int) or loc[0] not in lines:
-        return ""
-    file, numbers = lines[str(loc[0])]
-    return f"{file.name} line {numbers[loc[1]]}: " if loc[1] < len(numbers) else ""
-
-
-def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
-    for part in loc:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        for arg in getattr(field.annotation, "__args__", (field.annotation,)) if field else ():
-            if isinstance(arg, type) and issubclass(arg, BaseModel):
-                model = arg
-    return model
-
-
-def _names(model: type[BaseModel]) -> list[str]:
-    return [name for name in model.model_fields if name != "path"]
 
 
 def numbered_jsonl(path: Path) -> tuple[list[dict[str, Any]], list[int]]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from harness.errors import InputError, choices
+from harness.topics.explain import explain
 
 GROUP = "political_stance"
 FORMATS = ("pairs", "statements", "open", "choices")
@@ -193,6 +194,16 @@ class Topic(Strict):
         }
         return tuple(kind for kind in FORMATS if held[kind])
 
+    def measured_texts(self) -> dict[str, str]:
+        """Everything a probe asks, by id and wording: what must not stand in training data."""
+        found = {item.id: item.question for item in self.split("measure")}
+        for s in self.statements:
+            for n, worded in enumerate((s, *s.paraphrases)):
+                found |= {f"{s.id}/{n}": worded.text, f"{s.id}/{n} reversed": worded.reversed or worded.text}
+        for p in self.prompts:
+            found |= {f"{p.id}/{name}": text for name in ("neutral", "left", "right") if (text := getattr(p, name))}
+        return found | {c.id: c.question for c in self.choices}
+
     def varied(self, axes: dict[str, Any]) -> Topic:
         """This topic under other axes; keys left out stay.
 
@@ -204,10 +215,7 @@ class Topic(Strict):
         try:
             return Topic.model_validate({**dict(self), "axes": Axes(**{**self.axes.model_dump(), **axes})})
         except ValidationError as error:
-            what = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-            raise InputError(
-                f"axes {axes} do not fit topic {self.topic}: {what}. Axes: {choices(Axes.model_fields)}."
-            ) from None
+            raise InputError(f"axes {axes} do not fit topic {self.topic}: {explain(error, Axes)}") from None
 
     def split(self, name: Literal["train", "measure"]) -> list[Item]:
         """Items of one split, in file order."""
