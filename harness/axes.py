@@ -42,7 +42,7 @@ def axis_effects(samples: pd.DataFrame) -> pd.DataFrame:
         for axis in CONTRASTED.get(str(kind), ()):
             if axis in part and part[axis].nunique() > 1:
                 rows += _levels(str(kind), axis, part)
-        if "first" in part:
+        if "first" in part and part["first"].notna().any():
             rows.append(_one(str(kind), "order", "first option", _by_item(part, part["first"])))
         if "agree" in part and part["agree"].notna().any():
             rows.append(_one(str(kind), "polarity", "agreement", _by_item(part, 2 * part["agree"] - 1)))

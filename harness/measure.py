@@ -69,7 +69,8 @@ def check_tasks(asked: Asked) -> None:
         raise InputError(f"--limit is {asked.limit}; expected at least 1 item per task.")
     if isinstance(asked.limit, dict) and (unknown := set(asked.limit) - set(FORMATS)):
         raise InputError(f"limit names {choices(unknown)}; formats: {choices(FORMATS)}.")
-    judges.names(asked.judge)
+    for name in judges.names(asked.judge):
+        judges.check(name)
     manager = task_manager(list(asked.folders), axes=asked.axes)
     for topic in all_topics(all_roots()).values():
         topic.varied(asked.axes)

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,7 @@ import pandas as pd
 from harness import __version__
 from harness.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 PACKAGES = ("torch", "transformers", "peft", "trl", "lm-eval", "vllm", "numpy", "pandas")
 
 
@@ -108,6 +109,25 @@ def open_run(path: Path, kind: str, spec: dict[str, Any]) -> Run:
     return run
 
 
+def kept_answers(
+    run: Run, ask: Callable[[], tuple[dict[str, Any], pd.DataFrame]]
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Results and samples as `ask` gives them, or as it gave them to an earlier attempt at this very run.
+
+    A judge that fails afterwards then costs no model's answers.
+    """
+    answers, about = run.path / "answers.parquet", run.path / "answers.json"
+    if about.is_file() and answers.is_file():
+        kept = json.loads(about.read_text(encoding="utf-8"))
+        if kept["spec_hash"] == digest(run.spec):
+            run.notes.update(kept["notes"])
+            return kept["results"], pd.read_parquet(answers)
+    results, samples = ask()
+    samples.to_parquet(answers, index=False)
+    write_json(about, {"spec_hash": digest(run.spec), "results": results, "notes": run.notes})
+    return results, samples
+
+
 def save_measurement(run: Run, results: dict[str, Any], samples: pd.DataFrame) -> None:
     """results.json, samples.parquet, then the manifest."""
     write_json(run.path / "results.json", results)
@@ -115,6 +135,8 @@ def save_measurement(run: Run, results: dict[str, Any], samples: pd.DataFrame) -
     (run.path / "samples.parquet.part").replace(run.path / "samples.parquet")
     run.notes["documents"] = len(samples)
     run.finish()
+    for name in ("answers.parquet", "answers.json"):
+        (run.path / name).unlink(missing_ok=True)
 
 
 def load_measurement(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:

@@ -17,12 +17,14 @@ from harness import engines
 from harness.diagnosis import diagnoses
 from harness.errors import InputError, ProofError
 from harness.finetune import Recipe, measured_prompts_in, tune
+from harness.judges import EMBEDDED, names
+from harness.judges.embedded import texts_hash
 from harness.judges.panel import agreement, relabel, with_judged
 from harness.measure import Asked, measure, uses_chat
 from harness.models import lineage, load_tokenizer, resolve, weights_hash
 from harness.neurons import Neurons
 from harness.progress import stage
-from harness.runs import Run, digest, open_run, save_measurement
+from harness.runs import Run, digest, kept_answers, open_run, save_measurement
 from harness.variants import Variant, check_neurons
 
 
@@ -42,15 +44,19 @@ def measure_step(
     run = open_run(out, "measure", {**spec, "seed": settings.seed})
     if run.complete:
         return run
-    folder = variant.folder()
-    chatting = uses_chat(load_tokenizer(folder), chat)
-    serving = engines.start(engine, folder, settings)
-    try:
-        results, samples = measure(serving, _with_chat(asked, chatting))
-    finally:
-        serving.close()
-    run.notes["chat_template"] = chatting
-    _save(run, results, samples, asked.judge)
+
+    def ask() -> tuple[dict[str, Any], pd.DataFrame]:
+        folder = variant.folder()
+        chatting = uses_chat(load_tokenizer(folder), chat)
+        serving = engines.start(engine, folder, settings)
+        try:
+            answered = measure(serving, replace(asked, chat=chatting))
+        finally:
+            serving.close()
+        run.notes["chat_template"] = chatting
+        return answered
+
+    _save(run, *kept_answers(run, ask), asked.judge)
     return run
 
 
@@ -73,16 +79,13 @@ def _asked_spec(asked: Asked, chat: str) -> dict[str, Any]:
         "limit": asked.limit,
         "chat": chat,
         "judge": asked.judge,
+        "judge_texts": texts_hash() if EMBEDDED in names(asked.judge) else None,
         "topics_hash": content[:16],
         "order_seed": asked.order_seed,
         "axes": asked.axes,
         "temperature": asked.temperature,
         "sampling_seed": asked.sampling_seed if asked.temperature else None,
     }
-
-
-def _with_chat(asked: Asked, chat: bool) -> Asked:
-    return replace(asked, chat=chat)
 
 
 def tune_step(
@@ -162,7 +165,7 @@ def patch_step(
     patch = engine.patch
     assert patch is not None
     try:
-        results, samples = measure(engine, _with_chat(asked, uses_chat(engine.tokenizer, chat)))
+        results, samples = measure(engine, replace(asked, chat=uses_chat(engine.tokenizer, chat)))
         patch.prove()
     finally:
         engine.close()

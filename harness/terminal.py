@@ -20,6 +20,7 @@ from harness.lmeval.roots import all_roots
 from harness.runs import PACKAGES, Run
 from harness.topics import FORMATS, GROUP, all_topics, find_topics
 from harness.topics.check import Finding
+from harness.validity.reading import Validity
 
 # Column -> format and metrics; several metrics are rates that are added up.
 SHOWN = {
@@ -151,6 +152,21 @@ def print_comparison(comparison: Comparison, out: Path) -> None:
     for sentence in [*comparison.verdict, *(f"Note: {w}" for w in comparison.warnings)]:
         console.print(sentence, highlight=False)
     console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+
+
+def print_validity(validity: Validity, out: Path) -> None:
+    """Write the page; print its tables, its sentences and its path."""
+    from harness.report.tables import rich
+    from harness.validity.page import sentences, tables, write_page
+
+    page = write_page(validity, out)
+    for _, meaning, table in tables(validity):
+        console.print(rich(table, console.width))
+        console.print(meaning, style="dim", highlight=False)
+        console.print()
+    for sentence in sentences(validity):
+        console.print(f"- {sentence}", highlight=False, markup=False)
+    console.print(f"Page: {page}", highlight=False, soft_wrap=True)
 
 
 def print_topics(folders: list[Path]) -> None:

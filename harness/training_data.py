@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from harness.errors import InputError, choices
 from harness.finetune import Recipe, read_pairs, topic_pairs
-from harness.ideoinst import PREFIX, as_topics
 from harness.lmeval.roots import all_roots
+from harness.sources import as_topics
+from harness.sources.ideoinst import PREFIX
 from harness.topics import all_topics, explain, find_topics
 
 

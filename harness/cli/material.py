@@ -86,6 +86,22 @@ def topics_check(file: Path, as_json: bool) -> None:
         raise SystemExit(2)
 
 
+@topics.command("convert")
+@click.argument("data", type=FILE)
+@click.option("--dir", "folder", type=FOLDER, required=True, help="Where to write the topic files.")
+def topics_convert(data: Path, folder: Path) -> None:
+    """Other people's questions as topic files: IDEOINST folders, statement lists, multiple choice, paired prompts.
+
+    \b
+    Example:  stance topics convert ideoinst --dir my_topics; lm_eval --include_path my_topics --tasks ideoinst ...
+    """
+    from harness.sources import convert
+    from harness.topics import find_topics
+
+    made = convert(data, folder)
+    click.echo(f"Wrote {', '.join(topic.task for topic in find_topics([made]).values())} to {made}.")
+
+
 def packaged_topic_files() -> list[Path]:
     """Files of the packaged topics, controls included."""
     from harness.lmeval.roots import packaged_root

@@ -13,11 +13,27 @@ from harness.errors import InputError
 JUDGES = "Who labels open answers: embedded, local:MODEL or endpoint:MODEL@URL; several, separated by commas."
 
 
-def _measuring(command: Any) -> Any:
+class Limit(click.ParamType):
+    """A number of items per task, or one for some formats: `8`, or `pairs=60,open=40`."""
+
+    name = "N|FORMAT=N,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | dict[str, int]:
+        """click calls this on what was typed."""
+        parts = [part.partition("=") for part in str(value).split(",")]
+        try:
+            if len(parts) == 1 and not parts[0][1]:
+                return int(value)
+            return {name.strip(): int(number) for name, _, number in parts}
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor FORMAT=N, as in pairs=60,open=40.", param, ctx)
+
+
+def measuring(command: Any) -> Any:
     """Options of every command that asks a model."""
     options = [
-        click.option("--tasks", default=None, help="lm-eval task names, comma-separated. Default: political_stance."),
-        click.option("--limit", type=int, help="At most so many items per task (the run is marked partial)."),
+        click.option("--tasks", help="lm-eval task names, comma-separated. Default: political_stance."),
+        click.option("--limit", type=Limit(), help="At most so many items per task (the run is marked partial)."),
         click.option("--engine", type=click.Choice(["vllm", "torch"]), default="vllm", show_default=True),
         click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True),
         click.option("--chat-template", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True),
@@ -25,11 +41,9 @@ def _measuring(command: Any) -> Any:
             "--max-length", type=click.IntRange(32), default=1024, show_default=True, help="Tokens per request."
         ),
         click.option("--judge", default="embedded", show_default=True, help=JUDGES),
-        click.option(
-            "--axes", "axes_text", help="Other levels of the variants, as in: wording=original,forcing=soft+hard"
-        ),
+        click.option("--axes", help="Other levels of the variants, as in: wording=original,forcing=soft+hard"),
         click.option("--topics-dir", type=FOLDER, multiple=True, help="Folder with topic files of your own."),
-        click.option("--data", type=FOLDER, help="IDEOINST-like folder to ask instead of the packaged topics."),
+        click.option("--data", type=FILE, help="Other people's questions to ask instead (see docs/data.md)."),
         click.option("--seed", type=int, default=0, show_default=True),
     ]
     for option in reversed(options):
@@ -37,8 +51,12 @@ def _measuring(command: Any) -> Any:
     return command
 
 
-def _axes(text: str | None) -> dict[str, Any]:
-    """`wording=original,forcing=soft+hard` as a dictionary; what the keys and levels mean is checked with the topics."""
+def axes_from(text: str | None) -> dict[str, Any]:
+    """`wording=original,forcing=soft+hard` as a dictionary; what the keys and levels mean is checked with the topics.
+
+    Raises:
+        InputError: a part that is not AXIS=LEVEL.
+    """
     found: dict[str, Any] = {}
     for part in filter(None, (text or "").split(",")):
         axis, _, levels = part.partition("=")
@@ -48,27 +66,39 @@ def _axes(text: str | None) -> dict[str, Any]:
     return found
 
 
-def _asked(
-    tasks: str | None, limit: int | None, judge: str, axes: str | None, topics_dir: tuple[Path, ...], data: Path | None
-) -> Any:
-    from harness.ideoinst import as_topics
+def asked_from(options: dict[str, Any]) -> Any:
+    """What the options of `measuring` ask.
+
+    Raises:
+        InputError: anything that can be known to be wrong before a model is loaded.
+    """
     from harness.measure import Asked, check_tasks
+    from harness.sources import as_topics
     from harness.topics import GROUP, find_topics
 
-    folders = list(topics_dir)
+    folders = list(options["topics_dir"])
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"--topics-dir {folder} is no folder; give a folder with topic files.")
     names = (GROUP,)
-    if data is not None:
-        made = as_topics(data)
+    if options["data"] is not None:
+        made = as_topics(options["data"])
         folders.append(made)
         names = tuple(topic.task for topic in find_topics([made]).values())
-    if tasks is not None:
-        names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    asked = Asked(names, limit, judge=judge, folders=tuple(folders), axes=_axes(axes))
+    if options["tasks"] is not None:
+        names = tuple(name.strip() for name in options["tasks"].split(",") if name.strip())
+    asked = Asked(
+        names, options["limit"], judge=options["judge"], folders=tuple(folders), axes=axes_from(options["axes"])
+    )
     check_tasks(asked)
     return asked
+
+
+def settings_from(options: dict[str, Any]) -> Any:
+    """How the engine is started."""
+    from harness.engines import Settings
+
+    return Settings(options["dtype"], options["max_length"], seed=options["seed"])
 
 
 @main.command("eval")
@@ -76,7 +106,7 @@ def _asked(
 @click.option("--adapter", type=FOLDER, help="LoRA adapter trained on that model.")
 @click.option("--neurons", type=FILE, help="Neuron set to intervene on; needs --op.")
 @click.option("--op", "op_text", help="zero, or scale=X.")
-@_measuring
+@measuring
 @click.option("--label", help="Name of the run in a comparison. Default: the folder's name.")
 @click.option("--on-topic", help="Topic the model was tuned on, for a comparison.")
 @click.option(
@@ -90,23 +120,13 @@ def eval_command(
     adapter: Path | None,
     neurons: Path | None,
     op_text: str | None,
-    tasks: str | None,
-    limit: int | None,
-    engine: str,
-    dtype: str,
-    chat_template: str,
-    max_length: int,
-    judge: str,
-    axes_text: str | None,
-    topics_dir: tuple[Path, ...],
-    data: Path | None,
-    seed: int,
     label: str | None,
     on_topic: str | None,
     role: str | None,
     temperature: float,
     order_seed: int | None,
     out: Path,
+    **options: Any,
 ) -> None:
     """Measure one model variant: manifest.json, results.json and samples.parquet in --out.
 
@@ -115,17 +135,15 @@ def eval_command(
     """
     from dataclasses import replace
 
-    from harness.engines import Settings
     from harness.interventions import Op
     from harness.steps import measure_step
+    from harness.terminal import print_measurement
     from harness.variants import Variant
 
     variant = Variant(model, adapter, neurons, Op.parse(op_text) if op_text else None)
     variant.check()
-    asked = replace(_asked(tasks, limit, judge, axes_text, topics_dir, data), order_seed=order_seed)
-    asked = replace(asked, temperature=temperature, sampling_seed=seed)
+    sampling = {"order_seed": order_seed, "temperature": temperature, "sampling_seed": options["seed"]}
+    asked = replace(asked_from(options), **sampling)
     about = {"label": label or out.name, "role": role, "on_topic": on_topic}
-    run = measure_step(out, variant, asked, chat_template, engine, Settings(dtype, max_length, seed=seed), about)
-    from harness.terminal import print_measurement
-
-    print_measurement(run)
+    settings = settings_from(options)
+    print_measurement(measure_step(out, variant, asked, options["chat_template"], options["engine"], settings, about))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from harness.cli import FILE, FOLDER, main
+from harness.cli.measuring import asked_from, measuring, settings_from
 from harness.errors import InputError
 
 
@@ -51,3 +53,33 @@ def run_command(experiment: Path, out: Path | None) -> None:
     config = load_experiment(experiment)
     folder = out or Path("reports") / config.name
     print_comparison(run(config, folder), folder)
+
+
+@main.command("validate")
+@click.option("--model", required=True, help="Local folder, hub name, or embedded model.")
+@click.option("--topic", default="immigration", show_default=True, help="Topic the known groups are tuned on.")
+@click.option("--recipe", type=FILE, help="YAML with recipe keys for the known groups' full dose.")
+@measuring
+@click.option("--out", type=FOLDER, help="Default: reports/validity-MODEL.")
+def validate_command(model: str, topic: str, recipe: Path | None, out: Path | None, **options: Any) -> None:
+    """How good is the measure on this model: reliabilities, axis effects, known groups, agreement of formats.
+
+    Tunes four small models and measures eight times; finished steps are kept. Writes validity.html and validity.json.
+
+    \b
+    Example:  stance validate --model smollm2-135m-instruct --limit pairs=60,statements=4,open=40
+    """
+    from harness.terminal import print_validity
+    from harness.training_data import recipe_from
+    from harness.validity.study import Plan, default_recipe, validate
+
+    tuning = recipe_from(recipe, {}) if recipe is not None else default_recipe(model)
+    folder = out or Path("reports") / f"validity-{Path(model).name}"
+    asked, engine, settings, chat = (
+        asked_from(options),
+        options["engine"],
+        settings_from(options),
+        options["chat_template"],
+    )
+    validity = validate(Plan(model, topic, tuning, asked, folder, engine, settings, chat, options["seed"]))
+    print_validity(validity, folder)

@@ -116,10 +116,10 @@ def pnlac(
     \b
     Example:  stance localize pnlac --base smollm2-135m-instruct --tuned runs/tuned --out runs/neurons
     """
-    from harness.ideoinst import as_topics
     from harness.lmeval.roots import all_roots
     from harness.localize import localize_step
     from harness.sites import check_site
+    from harness.sources import as_topics
     from harness.terminal import print_localization
     from harness.topics import find_topics
     from harness.variants import Variant, tuned_variant

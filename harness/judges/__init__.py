@@ -71,6 +71,21 @@ def names(spec: str) -> list[str]:
     return found
 
 
+def check(name: str) -> None:
+    """Refuse a judge that could not be started, before anything is measured.
+
+    Raises:
+        InputError: a model that is not here, an address that is none, or a setting that cannot be used.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "local":
+        from harness.models import resolve
+
+        resolve(rest)
+    elif kind == "endpoint":
+        get(name).close()
+
+
 def get(name: str, topics: tuple[Topic, ...] = ()) -> Judge:
     """One judge by name; `topics` with training answers of their own teach the embedded one more.
 

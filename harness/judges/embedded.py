@@ -112,6 +112,14 @@ def _fit_kind(features: Any, texts: dict[str, list[str]]) -> Any:
     return model.fit(features.transform(rows), labels)
 
 
+def texts_hash() -> str:
+    """Hash of the texts the judge is fitted on; two runs are comparable only when judged by the same."""
+    from harness.lmeval.roots import packaged_root
+    from harness.runs import digest, file_hash
+
+    return digest([file_hash(file) for file in sorted((packaged_root() / "judge").glob("*.jsonl"))])[:16]
+
+
 def embedded(topics: tuple[Topic, ...] = ()) -> EmbeddedJudge:
     """The judge fitted on the packaged answers and, where they have training items, on `topics` of the user's own."""
     from harness.lmeval.roots import packaged_root

@@ -1,0 +1,119 @@
+"""The runs a validity page needs, as numbered steps that are kept: the same command goes on where it stopped.
+
+base, base again in another order, the base's open answers sampled twice; then from the base a model tuned left and one tuned
+right on one topic, each at half and at full dose, measured the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness import engines, steps
+from harness.errors import InputError, choices
+from harness.finetune import Recipe, topic_pairs
+from harness.lmeval.roots import all_roots
+from harness.measure import Asked, check_tasks
+from harness.models import load_config, resolve
+from harness.runs import Run, load_measurement
+from harness.steps import announce
+from harness.topics import GROUP, find_topics
+from harness.training_data import measured_questions
+from harness.validity.reading import Validity, read
+from harness.variants import Variant, tuned_variant
+
+SMALL = Recipe.model_validate({"mode": "full", "epochs": 3, "learning_rate": 2e-4, "checkpoints": False})
+SMALL_WIDTH = 1024  # hidden size below which a model moves too little under the paper's LoRA recipe
+TEMPERATURE = 0.7
+
+
+@dataclass
+class Plan:
+    """What to validate, on what.
+
+    Attributes:
+        topic: the topic the known groups are tuned on.
+        recipe: how they are tuned at full dose; half dose is half its epochs.
+    """
+
+    model: str
+    topic: str
+    recipe: Recipe
+    asked: Asked
+    out: Path
+    engine: str = "vllm"
+    settings: engines.Settings = field(default_factory=engines.Settings)
+    chat: str = "auto"
+    seed: int = 0
+    _count: int = 0
+
+    def step(self, name: str, work: Any) -> Run:
+        self._count += 1
+        folder = self.out / f"{self._count:02d}-{name}"
+        return announce(self._count, name, lambda: work(folder))
+
+    def measure(self, name: str, variant: Variant, asked: Asked) -> Run:
+        about = {"label": name, "role": "other"}
+        return self.step(
+            f"measure-{name}",
+            lambda out: steps.measure_step(out, variant, asked, self.chat, self.engine, self.settings, about),
+        )
+
+
+def default_recipe(model: str) -> Recipe:
+    """The paper's LoRA recipe, or full tuning at a larger rate for models too small to move under it."""
+    width = load_config(resolve(model)).get_text_config().hidden_size
+    return SMALL if width < SMALL_WIDTH else Recipe.model_validate({})
+
+
+def validate(plan: Plan) -> Validity:
+    """Make the runs that are missing and read them.
+
+    Raises:
+        InputError: unknown topic, task or model, before anything is loaded.
+    """
+    check_tasks(plan.asked)
+    topics = find_topics([*all_roots(), *plan.asked.folders])
+    if plan.topic not in topics or not topics[plan.topic].split("train"):
+        usable = [name for name, topic in topics.items() if topic.split("train")]
+        raise InputError(f"There is no topic {plan.topic!r} with training items; topics: {choices(usable)}.")
+    base = Variant(plan.model)
+    base.check()
+    opened = replace(plan.asked, tasks=tuple(f"{GROUP}_*_open" if t == GROUP else t for t in plan.asked.tasks))
+    runs = {
+        "base": plan.measure("base", base, plan.asked),
+        "base-again": plan.measure("base-again", base, replace(plan.asked, order_seed=1)),
+    }
+    for number in (1, 2):
+        sampled = replace(opened, temperature=TEMPERATURE, sampling_seed=1000 * number)
+        runs[f"sampled-{number}"] = plan.measure(f"sampled-{number}", base, sampled)
+    for side in ("left", "right"):
+        for name, dose in ((f"{side}-half", 0.5), (side, 1.0)):
+            recipe = plan.recipe.model_copy(update={"epochs": plan.recipe.epochs * dose})
+            runs[name] = plan.measure(name, _tuned(plan, name, side, recipe), plan.asked)
+    loaded = {name: load_measurement(run.path) for name, run in runs.items()}
+    samples = {name: table for name, (_, table) in loaded.items()}
+    manifests = [
+        {
+            "run": name,
+            "seconds": manifest["seconds"],
+            "documents": manifest["documents"],
+            "command": manifest["command"],
+        }
+        for name, (manifest, _) in loaded.items()
+    ]
+    diagnoses = runs["base"].manifest["diagnoses"]
+    return read(plan.model, plan.topic, samples, diagnoses, manifests, plan.asked.limit)
+
+
+def _tuned(plan: Plan, name: str, side: str, recipe: Recipe) -> Variant:
+    topic = find_topics([*all_roots(), *plan.asked.folders])[plan.topic]
+    pairs = topic_pairs(topic.split("train"), side)
+    about = {"on_topic": plan.topic, "side": side}
+    measured = measured_questions(list(plan.asked.folders))
+    run = plan.step(
+        f"tune-{name}",
+        lambda out: steps.tune_step(out, plan.model, pairs, recipe, plan.seed, None, measured, about=about),
+    )
+    return tuned_variant(plan.model, run.path)
