@@ -10,7 +10,8 @@ from lm_eval.tasks import TaskManager
 from harness.errors import InputError
 from harness.lmeval.roots import packaged_root, task_manager
 from harness.topics import all_topics, find_topics, load_topic
-from harness.topics.check import balance, check_topic
+from harness.topics.balance import balance
+from harness.topics.check import check_topic
 from harness.topics.new import new_topic
 from harness.wording import normalised
 
