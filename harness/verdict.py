@@ -53,13 +53,18 @@ def _interval(row: pd.Series, value: str = "value", scale: float = 1.0, digits: 
 def _moved(tuned: pd.DataFrame, topic: str, unit: str, floor: float | None) -> str:
     limit = floor or 0.0
     on = tuned[tuned["on_topic"]].iloc[0]
-    off = tuned[~tuned["on_topic"]]
-    moved = off[(off["low"] > limit) | (off["high"] < -limit)]
+    off = tuned[~tuned["on_topic"] & ~tuned["control"]]
+    moved = off[((off["low"] > limit) | (off["high"] < -limit)) & (off["p_holm"] < 0.05)]
     against = "zero (the noise floor was not measured)" if floor is None else f"the noise floor of {floor:.3f}"
     named = f" ({', '.join(moved['topic'])})" if len(moved) else ""
+    least = f" (a shift of {on['mde']:.3f} could have been found)" if on["low"] <= 0 <= on["high"] else ""
+    drift = tuned[tuned["control"]]
     return (
-        f"tuning on {topic} moved {topic} by {_interval(on, 'shift')} {unit} and {len(moved)} of {len(off)} other topics"
-        f"{named} by more than {against}."
+        f"tuning on {topic} moved {topic} by {_interval(on, 'shift')} {unit}{least} and {len(moved)} of {len(off)} other "
+        f"topics{named} by more than {against} (Holm-corrected p below 0.05)."
+    ) + "".join(
+        f" The control {row['topic']}, which has no politics in it, moved by {_interval(row, 'shift')}."
+        for _, row in drift.iterrows()
     )
 
 
@@ -102,7 +107,7 @@ def warnings_of(runs: list[Measured]) -> list[str]:
         if run.partial:
             partial.setdefault(_limit(run.manifest["spec"]["limit"]), []).append(run.label)
     for limit, labels in partial.items():
-        found.append(f"Partial measurement ({limit} documents per task at most): {', '.join(labels)}.")
+        found.append(f"Partial measurement ({limit} items per task at most): {', '.join(labels)}.")
     if not any(run.role == "noise" for run in runs):
         found.append("The noise floor was not measured: no second measurement of the base is among the runs.")
     if any(run.role == "inhibited" for run in runs) and not any(run.role == "control" for run in runs):

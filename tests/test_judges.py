@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import scripted
 
 from harness import judges
 from harness.errors import InputError
@@ -76,8 +77,8 @@ def test_sides_are_treated_alike_by_construction() -> None:
 
 def test_words_of_the_question_take_no_side() -> None:
     assert (
-        own_words("Should taxes on the wealthy rise?", "Taxing wealth is fair; rising debts hurt.")
-        == "is fair debts hurt"
+        own_words("Should taxation of wealth rise?", "Taxation of wealthy people is fair; debts hurt.")
+        == "of people is fair debts hurt"
     )
 
 
@@ -143,7 +144,7 @@ def test_several_judges_stand_side_by_side_and_the_first_gives_the_stance() -> N
         return made[name]
 
     judged = relabel(samples("I say left", "I say right", "I say refused"), "local:m,embedded", start)
-    assert [json.loads(text) for text in judged["labels"]][0] == {"local:m": "left", "embedded": "neutral"}
+    assert json.loads(judged["labels"].iloc[0]) == {"local:m": "left", "embedded": "neutral"}
     assert [json.loads(text)["stance"] for text in judged["values"][:3]] == [-1, 1, None]
     assert judged["values"].iloc[3] == '{"nats": 1.0}' and made["local:m"].closed
     assert agreement(judged) == {
@@ -204,15 +205,20 @@ def test_lean_uses_log_odds_where_there_are_some() -> None:
     assert lean(given)[:2].tolist() == [1.0, -1.0] and math.isnan(lean(given)[2])
 
 
-def test_a_local_model_judges_within_the_labels(folder: Any) -> None:
-    judge = LocalJudge(folder("llama", chat=True), engine="torch")
-    try:
-        found = judge.judge(["Q?", "Q?", "Q?"], ["Some answer.", "", "Another."])
-        assert found[1] == Judgement("empty")
-        assert all(one.label in (*MEANING, "unparsed") and set(one.logprobs) == set(MEANING) for one in found[::2])
-        assert judge.judge(["Q?"], ["Another."]) == [found[2]]
-    finally:
-        judge.close()
+def test_a_local_model_judges_by_its_probabilities_of_the_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripted model prefers the option that says `right-leaning`, wherever it stands."""
+    from harness import engines
+
+    def choose(prompt: str, options: dict[str, str]) -> str | None:
+        return None if "nonsense" in prompt else next(k for k, v in options.items() if "right-leaning" in v)
+
+    engine = scripted.Scripted(choose)
+    monkeypatch.setattr("harness.judges.local.resolve", lambda model: model)
+    monkeypatch.setattr(engines, "start", lambda *given: engine)
+    judge = LocalJudge("some-model")
+    found = judge.judge(["Q?", "Q?", "Q?"], ["Some answer.", "", "nonsense"])
+    assert [one.label for one in found] == ["right", "empty", "unparsed"]
+    assert set(found[0].logprobs) == set(MEANING) and found[0].logprobs["right"] == 0
 
 
 def test_a_preference_for_a_letter_cancels() -> None:

@@ -163,7 +163,7 @@ def rates(comparison: Comparison, kind: str, topic: str | None = None) -> Table 
     rows = records(comparison.rates, **where)
     if not rows:
         return None
-    known = ("left", "neutral", "right", "refused", "empty", "agree")
+    known = ("left", "neutral", "right", "refused", "off_topic", "empty", "unparsed", "agree", "declined", "mass")
     labels = sorted(
         {str(r["label"]) for r in rows}, key=lambda name: known.index(name) if name in known else len(known)
     )
@@ -180,7 +180,13 @@ def rates(comparison: Comparison, kind: str, topic: str | None = None) -> Table 
         asked = sum(max((r["n"] for r in mine if r["topic"] == name), default=0) for name in {r["topic"] for r in mine})
         body.append(Row(run["label"], (*cells, Cell(f"{int(asked):,}")), run["role"], _note(comparison, run)))
     where_ = "all topics together" if topic is None else topic_name(topic)
-    return Table(f"{topic_name(kind)}: share of answers, {where_}", "Run", (*labels, "answers"), tuple(body))
+    return Table(
+        f"{topic_name(kind)}: share of answers, {where_}", "Run", (*map(_label, labels), "answers"), tuple(body)
+    )
+
+
+def _label(name: str) -> str:
+    return {"mass": "on any letter", "off_topic": "off topic"}.get(name, name)
 
 
 def square(caption: str, values: dict[str, dict[str, float]]) -> Table:

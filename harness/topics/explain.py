@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import choices
 
-# List of a topic -> its file and the line of every entry.
+# Key of a topic -> its file and, for a list, the line of every entry; for anything else its own line.
 Lines = dict[str, tuple[Path, list[int]]]
 
 
@@ -16,22 +17,36 @@ def explain(error: ValidationError, model: type[BaseModel], lines: Lines | None 
     """A pydantic error in one sentence per problem (at most five), with the line and the keys that exist."""
     parts = []
     for problem in error.errors()[:5]:
-        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        place = ".".join(str(part)[:60] for part in problem["loc"]) or "the whole"
         if problem["type"] == "extra_forbidden":
             text = f"unknown key `{place}` (known here: {choices(names(_model_at(model, problem['loc'][:-1])))})"
         else:
-            came = "" if problem["type"] in ("missing", "value_error") else f", came {str(problem['input'])[:60]!r}"
+            came = "" if problem["type"] in ("missing", "value_error") else f", came {shown(problem['input'])}"
             text = f"`{place}`: {problem['msg'].removeprefix('Value error, ')}{came}"
         parts.append(_line_of(problem["loc"], lines or {}) + text)
     more = f"; and {len(error.errors()) - 5} more" if len(error.errors()) > 5 else ""
-    return "; ".join(parts) + more + "."
+    return one_line("; ".join(parts) + more + ".")
+
+
+def one_line(text: str) -> str:
+    """What strangers wrote, without line breaks and control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def shown(value: object) -> str:
+    """A value as an error message quotes it: short, whatever its size or depth."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 60, 60
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of too many digits to print
+        return f"a huge {type(value).__name__}"
 
 
 def _line_of(loc: tuple[int | str, ...], lines: Lines) -> str:
-    if len(loc) < 2 or not isinstance(loc[1], int) or loc[0] not in lines:
-        return ""
-    file, numbers = lines[str(loc[0])]
-    return f"{file.name} line {numbers[loc[1]]}: " if loc[1] < len(numbers) else ""
+    file, numbers = lines.get(str(loc[0]) if loc else "", (None, []))
+    entry = loc[1] if len(loc) > 1 and isinstance(loc[1], int) else 0
+    return f"{file.name} line {numbers[entry]}: " if file and entry < len(numbers) else ""
 
 
 def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:

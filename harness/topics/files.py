@@ -7,15 +7,18 @@ the line and the key. The first two keys, `class` and `task`, are what lm-eval r
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from harness.errors import InputError, choices
-from harness.topics.explain import Lines, explain, names
+from harness.topics.explain import Lines, explain, names, one_line, shown
 from harness.topics.topic import Topic
 
 LM_EVAL_CLASS = "harness.lmeval.tasks.TopicGroup"
@@ -23,10 +26,28 @@ LISTS = ("items", "statements", "prompts", "choices", "neutral_answers")
 # A control topic has no left and right; its two poles stand in their places.
 POLES = {"first": "left", "second": "right"}
 MAX_BYTES = 50_000_000
+# Beside its own errors PyYAML lets through what its constructors stumble over, as in `!!bool maybe` or `!!int ""`.
+UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 
 class _TopicLoader(yaml.SafeLoader):
-    """safe_load that takes `!function NAME` as the plain string NAME; nothing is imported or called."""
+    """safe_load that takes `!function NAME` as the plain string NAME; nothing is imported or called.
+
+    Aliases are refused, a few lines of them unfold to gigabytes; so are keys that stand twice, of which one would be lost.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, "aliases (*name) are not taken: write the text out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, n in keys.items() if n > 1]:
+            problem = f"key `{twice[0]}` stands twice in what begins"
+            raise ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _TopicLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[arg-type]
@@ -34,6 +55,8 @@ _TopicLoader.add_constructor("!function", lambda loader, node: loader.construct_
 
 def is_topic_file(path: Path) -> bool:
     """True when the file's first lines declare the topic class; cheap, parses nothing."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return LM_EVAL_CLASS.encode() in file.read(4096)
 
@@ -68,19 +91,22 @@ def _load(path: Path, mtimes: tuple[int, ...]) -> tuple[Topic, Lines]:
     where = f"topic file {path}"
     raw, lines = _parse(path)
     if (cls := raw.pop("class", None)) != LM_EVAL_CLASS:
-        raise InputError(f"{where}: key `class` is {cls!r}; expected `!function {LM_EVAL_CLASS}`, as in a new topic.")
+        raise InputError(
+            f"{where}: key `class` is {shown(cls)}; expected `!function {LM_EVAL_CLASS}`, as in a new topic."
+        )
     task = raw.pop("task", None)
     for key in LISTS:
         if isinstance(name := raw.get(key), str):
             raw[key], lines[key] = _beside(path, key, name)
     if raw.get("control") is True:
         raw.update({key: [_poled(row) for row in raw[key]] for key in LISTS if isinstance(raw.get(key), list)})
+    _ids_once(raw, lines, where)
     try:
         topic = Topic.model_validate({**raw, "path": path})
     except ValidationError as error:
         raise InputError(f"{where}: {explain(error, Topic, lines)}") from None
     if task != topic.task:
-        raise InputError(f"{where}: key `task` is {task!r}; with topic {topic.topic!r} it must be {topic.task!r}.")
+        raise InputError(f"{where}: key `task` is {shown(task)}; with topic {topic.topic!r} it must be {topic.task!r}.")
     return topic, lines
 
 
@@ -93,23 +119,38 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
         loader = _TopicLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         raw = loader.construct_document(node) if node is not None else None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{where} is not readable YAML: {' '.join(str(error).split())}.") from None
+    except UNREADABLE as error:
+        raise InputError(f"{where} is not readable YAML: {one_line(str(error))[:400]}.") from None
     if not isinstance(raw, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError(f"{where} must hold keys and values; run `stance topics new NAME` for a commented example.")
     if odd := [key for key in raw if not isinstance(key, str) or key == "path"]:
-        raise InputError(f"{where}: unknown key `{odd[0]}` (known here: {choices(names(Topic))}).")
-    lines = {
-        key.value: (path, [entry.start_mark.line + 1 for entry in value.value])
-        for key, value in node.value
-        if isinstance(value, yaml.SequenceNode)
-    }
+        name = "path" if odd[0] == "path" else shown(odd[0])
+        raise InputError(f"{where}: unknown key `{name}` (known here: {choices(names(Topic))}).")
+    lines = {}
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            entries = value.value if isinstance(value, yaml.SequenceNode) else [key]
+            lines[key.value] = path, [entry.start_mark.line + 1 for entry in entries]
     return raw, lines
 
 
+def _ids_once(raw: dict[str, Any], lines: Lines, where: str) -> None:
+    """The topic itself refuses ids that are used more than once; here it is known on which lines they stand."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for key in LISTS:
+        if isinstance(rows := raw.get(key), list) and key in lines:
+            file, numbers = lines[key]
+            for row, number in zip(rows, numbers, strict=True):
+                if isinstance(row, dict) and isinstance(name := row.get("id"), str):
+                    places[name].append(f"{file.name} line {number}")
+    if twice := [f"{name[:60]} ({', '.join(at[:5])})" for name, at in places.items() if len(at) > 1]:
+        raise InputError(one_line(f"{where}: `id` is used more than once: {choices(twice[:5])}; give each its own."))
+
+
 def _beside(path: Path, key: str, name: str) -> tuple[list[Any], tuple[Path, list[int]]]:
-    if Path(name).name != name or name.startswith("."):
-        raise InputError(f"topic file {path}: `{key}: {name}` must be a plain file name in the same folder.")
+    if not name.isprintable() or Path(name).name != name or name.startswith(".") or len(name.encode()) > 255:
+        odd = one_line(name)[:80]
+        raise InputError(f"topic file {path}: `{key}: {odd}` must be a plain file name in the same folder.")
     rows, numbers = numbered_jsonl(path.parent / name)
     return rows, (path.parent / name, numbers)
 
@@ -129,13 +170,14 @@ def numbered_jsonl(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     if not path.is_file():
         raise InputError(f"There is no file {path}; expected a JSONL file with one JSON object a line.")
     rows, numbers = [], []
-    for number, line in enumerate(path.read_bytes().decode("utf-8", errors="replace").split("\n"), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8"), object_pairs_hook=_each_key_once)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} line {number} is not JSON ({error}); expected one object a line.") from None
+            why = one_line(str(error))
+            raise InputError(f"{path} line {number} is not JSON ({why}); expected one object a line.") from None
         if not isinstance(row, dict):
             raise InputError(f"{path} line {number} holds a {type(row).__name__}; expected a JSON object.")
         rows.append(row)
@@ -143,6 +185,13 @@ def numbered_jsonl(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     if not rows:
         raise InputError(f"{path} is empty; expected one JSON object a line.")
     return rows, numbers
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(row := dict(pairs)) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise ValueError(f"key `{twice[:60]}` stands twice")
+    return row
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
