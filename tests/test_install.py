@@ -19,7 +19,8 @@ import pytest
 
 from harness.errors import InputError
 from harness.lmeval.roots import packaged_root, task_manager
-from harness.topics import FORMATS, GROUP, LM_EVAL_CLASS, TEMPLATE, find_topics
+from harness.topics import GROUP, LM_EVAL_CLASS, find_topics
+from harness.topics.new import TEMPLATE
 
 ROOT = Path(__file__).resolve().parent.parent
 TOPICS = ("crime_and_gun", "economy_and_inequality", "gender_and_sexuality", "immigration", "race", "science")
@@ -102,7 +103,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_stock_lm_eval_lists_every_topic_and_format(listing: list[list[str]]) -> None:
-    expected = {GROUP, *PACKAGED, *(f"{name}_{kind}" for name in PACKAGED for kind in FORMATS)}
+    ours = {*PACKAGED, "neutral"}
+    expected = {GROUP, *ours, *(f"{name}_{kind}" for name in ours for kind in ("pairs", "statements", "open"))}
     assert set(listing[0]) == expected
     assert set(listing[1]) == PACKAGED
 

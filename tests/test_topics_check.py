@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -260,6 +259,23 @@ def test_one_wording_that_stands_twice_in_a_statement(tmp_path: Path) -> None:
     assert finding.severity == "problem" and finding.where == line_of(path, "bus-s02")
 
 
+@pytest.mark.parametrize(
+    "key, name", [("statements", "text"), ("statements", "reversed"), ("prompts", "neutral"), ("prompts", "right")]
+)
+def test_statements_and_prompts_that_stand_twice(tmp_path: Path, key: str, name: str) -> None:
+    held = rows()
+    held[key][1][name] = held[key][0][name]
+    path = write(tmp_path, held)
+    finding = only([f for f in found(path) if f.severity == "problem"], "asks the same as")
+    assert finding.where == line_of(path, held[key][0]["id"]) and held[key][1]["id"] in finding.what
+
+
+def test_one_thing_asked_in_two_formats_is_no_repeat(tmp_path: Path) -> None:
+    held = rows()
+    held["statements"][0]["text"] = "City buses should be free of charge for everyone."
+    assert not [f for f in found(write(tmp_path, held)) if "asks" in f.what]
+
+
 def test_what_is_only_perhaps_a_leak_is_advice(tmp_path: Path) -> None:
     held = rows()
     held["items"][11]["question"] = "Should police be able to use facial recognition software to identify suspects?"
@@ -499,43 +515,68 @@ def _worded(**values: Any) -> Callable[[Rows], None]:
     return _put("statements", 1, paraphrases=[{"text": "Wider lanes come first.", **values}])
 
 
-WRONG: list[tuple[str, Callable[[Rows], None], str]] = [
-    ("items.jsonl line 3", _put("items", 2, left=5), "`items.2.left`: Input should be a valid string, came 5"),
-    ("items.jsonl line 1", _put("items", 0, question=["a"]), "`items.0.question`: Input should be a valid string, came ['a']"),
-    ("items.jsonl line 4", _put("items", 3, split="test"), "`items.3.split`: Input should be 'train' or 'measure', came 'test'"),
-    ("items.jsonl line 12", _put("items", 11, right=""), "`items.11.right`: String should have at least 1 character"),
-    ("items.jsonl line 2", _put("items", 1, lefft="x"), "unknown key `items.1.lefft` (known here: id, left, question, right"),
-    ("statements.jsonl line 2", _worded(revrsed="x"), "unknown key `statements.1.paraphrases.0.revrsed` (known here: reversed, t"),
-    ("statements.jsonl line 2", _worded(text=None), "`statements.1.paraphrases.0.text`: Input should be a valid string, came N"),
-    ("statements.jsonl line 3", _put("statements", 2, agree="centre"), "`statements.2.agree`: Input should be 'left' or 'right'"),
-    ("prompts.jsonl line 1", _put("prompts", 0, neutral=None, left=None), "needs `neutral`, or both `left` and `right`"),
-    ("choices.jsonl line 1", _put("choices", 0, values=[-1, 1]), "`choices.0`: 3 options need as many values, came 2"),
-    ("choices.jsonl line 1", _put("choices", 0, values=[-1, 0, 2]), "values must lie between -1 (left) and 1 (right), came 2"),
-    ("choices.jsonl line 1", _put("choices", 0, values=[-1, None, None]), "at least two options need a value"),
-    ("items.jsonl line 5", _put("items", 4, id="bus-001"), "`id` is used more than once: bus-001 (transport.items.jsonl line 1,"),
-    ("statements.jsonl line 1", _put("statements", 0, id="bus-001"), "bus-001 (transport.items.jsonl line 1, transport.s"),
-    ("", _put("neutral_answers", 0, item="bus-001"), "neutral_answers name items that are not training items: bus-001"),
-]  # fmt: skip
+# The list and the line in it, what is changed, and how the error goes on after the file and the line.
+WRONG: list[tuple[str, int, Callable[[Rows], None], str]] = [
+    ("items", 3, _put("items", 2, left=5), "`items.2.left`: Input should be a valid string, came 5"),
+    ("items", 1, _put("items", 0, question=["a"]), "`items.0.question`: Input should be a valid string, came ['a']"),
+    ("items", 4, _put("items", 3, split="test"), "`items.3.split`: Input should be 'train' or 'measure', came 'test'"),
+    ("items", 12, _put("items", 11, right=""), "`items.11.right`: String should have at least 1 character"),
+    ("items", 2, _put("items", 1, lefft="x"), "unknown key `items.1.lefft` (known here: id, left, question, right"),
+    ("statements", 2, _worded(txet="x"), "unknown key `statements.1.paraphrases.0.txet` (known here: reversed, text)"),
+    ("statements", 2, _worded(text=None), "`statements.1.paraphrases.0.text`: Input should be a valid string, came"),
+    (
+        "statements",
+        3,
+        _put("statements", 2, agree="no"),
+        "`statements.2.agree`: Input should be 'left' or 'right', came",
+    ),
+    (
+        "prompts",
+        1,
+        _put("prompts", 0, neutral=None, left=None),
+        "`prompts.0`: needs `neutral`, or both `left` and `right`",
+    ),
+    ("choices", 1, _put("choices", 0, values=[-1, 1]), "`choices.0`: 3 options need as many values, came 2"),
+    (
+        "choices",
+        1,
+        _put("choices", 0, values=[-1, 0, 2]),
+        "`choices.0`: values must lie between -1 (left) and 1 (right)",
+    ),
+    ("choices", 1, _put("choices", 0, values=[1, None, None]), "`choices.0`: at least two options need a value"),
+]
 
 
-@pytest.mark.parametrize("where, change, message", WRONG, ids=[message[:40] for _, _, message in WRONG])
+@pytest.mark.parametrize("key, number, change, message", WRONG, ids=[message[:40] for *_, message in WRONG])
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_wrong_row_is_named_by_file_line_and_key(
-    tmp_path: Path, where: str, change: Callable[[Rows], None], message: str, beside: bool
+    tmp_path: Path, key: str, number: int, change: Callable[[Rows], None], message: str, beside: bool
 ) -> None:
-    held = copy.deepcopy(rows())
+    held = rows()
     change(held)
     path = write(tmp_path, held, beside=beside)
     with pytest.raises(InputError) as caught:
         load_topic(path)
-    said = str(caught.value)
-    assert str(path) in said and "\n" not in said
-    if beside:
-        assert where in said and message in said
-    elif where:
-        key, number = where.split(".")[0], int(where.split()[-1])
-        first = path.read_text().splitlines().index(f"{key}:") + 1
-        assert f"transport.yaml line {first + number}" in said
+    before = 0 if beside else path.read_text().splitlines().index(f"{key}:") + 1
+    file = f"{path.stem}.{key}.jsonl" if beside else path.name
+    assert str(caught.value).startswith(f"topic file {path}: {file} line {before + number}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_used_twice_are_named_with_all_their_lines(tmp_path: Path) -> None:
+    held = rows()
+    held["items"][4]["id"] = held["statements"][0]["id"] = "bus-001"
+    with pytest.raises(InputError) as caught:
+        load_topic(write(tmp_path, held, beside=True))
+    places = "transport.items.jsonl line 1, transport.items.jsonl line 5, transport.statements.jsonl line 1"
+    assert f"`id` is used more than once: bus-001 ({places}); give each its own" in str(caught.value)
+
+
+def test_a_neutral_answer_to_an_item_that_is_not_trained_on(tmp_path: Path) -> None:
+    held = rows()
+    held["neutral_answers"][0]["item"] = "bus-001"
+    with pytest.raises(InputError, match="neutral_answers name items that are not training items: bus-001"):
+        load_topic(write(tmp_path, held))
 
 
 @pytest.mark.parametrize(
