@@ -6,6 +6,7 @@ arguments.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from harness import engines
+from harness.axes import axis_effects
 from harness.diagnosis import diagnoses
 from harness.errors import InputError, ProofError
 from harness.finetune import Recipe, measured_prompts_in, tune
@@ -65,6 +67,7 @@ def _save(run: Run, results: dict[str, Any], samples: pd.DataFrame, judge: str) 
     judged = relabel(samples, judge)
     run.notes["judges"] = agreement(judged)
     run.notes["diagnoses"] = diagnoses(judged)
+    run.notes["axes"] = json.loads(axis_effects(judged).to_json(orient="records"))
     save_measurement(run, with_judged(results, judged), judged)
 
 

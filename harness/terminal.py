@@ -62,6 +62,8 @@ def print_measurement(run: Run) -> None:
         if task not in ours and task not in groups:
             shown = {k.removesuffix(",none"): v for k, v in results[task].items() if isinstance(v, float)}
             console.print(f"{task}: {shown}")
+    if effects := run.manifest.get("axes"):
+        console.print(_axes(effects))
     for sentence in run.manifest.get("diagnoses") or []:
         console.print(f"Diagnosis: {sentence}", highlight=False)
     if judges := run.manifest.get("judges"):
@@ -73,6 +75,20 @@ def print_measurement(run: Run) -> None:
     if run.manifest["spec"]["limit"] is not None:
         console.print(f"Partial: at most {run.manifest['spec']['limit']} items per task.")
     console.print(f"Run: {run.path}", highlight=False)
+
+
+def _axes(effects: list[dict[str, Any]]) -> Table:
+    """What the wording did, one line per level."""
+    table = Table(
+        title="What the wording does (effect on stance; order and polarity: preference)", title_justify="left"
+    )
+    for column in ("format", "axis", "level", "effect", "95% interval", "items", "spread"):
+        table.add_column(column, justify="left" if column in ("format", "axis", "level") else "right")
+    for row in effects:
+        interval = f"[{_number(row['low'])}, {_number(row['high'])}]"
+        cells = (_number(row["value"]), interval, str(row["n"]), _number(row["spread"]).lstrip("+"))
+        table.add_row(row["format"], row["axis"], row["level"], *cells)
+    return table
 
 
 def print_check(summary: str, findings: list[Finding], as_json: bool) -> None:

@@ -70,7 +70,8 @@ def topics_new(name: str, folder: Path) -> None:
 @click.argument("file", type=FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print findings as JSON.")
 def topics_check(file: Path, as_json: bool) -> None:
-    """Judge a topic file: keys, repeated and leaked questions (also against the packaged topics), balance, lengths.
+    """Judge a topic file: keys, repeated and leaked questions (also against the packaged topics and those in its own
+    folder), balance, lengths.
 
     Exit code 2 when a finding is a problem; advice alone is 0.
 
@@ -78,9 +79,11 @@ def topics_check(file: Path, as_json: bool) -> None:
     Example:  stance topics check my_topics/climate.yaml
     """
     from harness.terminal import print_check
+    from harness.topics import is_topic_file
     from harness.topics.check import check_topic
 
-    summary, findings = check_topic(file, packaged_topic_files())
+    beside = [path.resolve() for path in sorted(file.parent.glob("*.yaml")) if is_topic_file(path)]
+    summary, findings = check_topic(file, list(dict.fromkeys([*packaged_topic_files(), *beside])))
     print_check(summary, findings, as_json)
     if any(finding.severity == "problem" for finding in findings):
         raise SystemExit(2)

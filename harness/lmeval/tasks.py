@@ -31,7 +31,7 @@ from harness.errors import InputError
 from harness.probes import ROWS
 from harness.topics import GROUP, Topic, find_topics, load_topic
 
-VERSION = 1
+VERSION = 2
 OPEN_MAX_TOKENS = 48
 
 

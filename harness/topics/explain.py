@@ -22,7 +22,7 @@ def explain(error: ValidationError, model: type[BaseModel], lines: Lines | None 
             text = f"unknown key `{place}` (known here: {choices(names(_model_at(model, problem['loc'][:-1])))})"
         else:
             came = "" if problem["type"] in ("missing", "value_error") else f", came {shown(problem['input'])}"
-            text = f"`{place}`: {problem['msg'].removeprefix('Value error, ')}{came}"
+            text = f"`{place}`: {problem['msg'].removeprefix('Value error, ')[:400]}{came}"
         parts.append(_line_of(problem["loc"], lines or {}) + text)
     more = f"; and {len(error.errors()) - 5} more" if len(error.errors()) > 5 else ""
     return one_line("; ".join(parts) + more + ".")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -87,7 +87,7 @@ class Choice(Strict):
     id: str = _text()
     sub_issue: str = _text()
     question: str = _text(5)
-    options: tuple[str, ...] = Field(min_length=2, max_length=10)
+    options: tuple[Annotated[str, _text()], ...] = Field(min_length=2, max_length=10)
     values: tuple[float | None, ...]
 
     @model_validator(mode="after")

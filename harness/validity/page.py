@@ -75,7 +75,7 @@ def sentences(validity: Validity) -> list[str]:
 def tables(validity: Validity) -> list[tuple[str, str, Table]]:
     """(heading, what it means, table) in the order of the page."""
     v = validity
-    return [
+    sections = [
         (
             "Known groups",
             f"One model tuned left and one tuned right on {v.topic}: a format that measures stance puts them on either "
@@ -111,6 +111,7 @@ def tables(validity: Validity) -> list[tuple[str, str, Table]]:
             _refusals(v.refusals),
         ),
     ]
+    return [section for section in sections if section[2].rows]
 
 
 def _title(measure: Any) -> str:

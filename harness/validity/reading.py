@@ -76,7 +76,7 @@ def read(
     runs: list[dict[str, Any]],
     limit: Any,
 ) -> Validity:
-    """Samples by name: those of DOSES, `base-again`, and `sampled-1` and `sampled-2` (open answers only)."""
+    """Samples by name: those of DOSES, `base-again`, and, where open tasks were asked, `sampled-1` and `sampled-2`."""
     matrices = {measure: _matrix(measure, samples) for measure in JUDGED}
     matrices = {measure: found for measure, found in matrices.items() if found is not None}
     return Validity(
@@ -84,7 +84,7 @@ def read(
         topic,
         _known_groups(matrices, topic),
         _reliability(matrices, topic),
-        _retest(samples["sampled-1"], samples["sampled-2"]),
+        _retest(samples["sampled-1"], samples["sampled-2"]) if "sampled-1" in samples else pd.DataFrame(),
         axis_effects(samples["base"]),
         _formats(matrices),
         _refusals(samples),

@@ -18,7 +18,7 @@ from harness.measure import Asked, check_tasks
 from harness.models import load_config, resolve
 from harness.runs import Run, load_measurement
 from harness.steps import announce
-from harness.topics import GROUP, find_topics
+from harness.topics import FORMATS, GROUP, find_topics
 from harness.training_data import measured_questions
 from harness.validity.reading import Validity, read
 from harness.variants import Variant, tuned_variant
@@ -80,12 +80,12 @@ def validate(plan: Plan) -> Validity:
         raise InputError(f"There is no topic {plan.topic!r} with training items; topics: {choices(usable)}.")
     base = Variant(plan.model)
     base.check()
-    opened = replace(plan.asked, tasks=tuple(f"{GROUP}_*_open" if t == GROUP else t for t in plan.asked.tasks))
+    opened = replace(plan.asked, tasks=_open_tasks(plan.asked.tasks))
     runs = {
         "base": plan.measure("base", base, plan.asked),
         "base-again": plan.measure("base-again", base, replace(plan.asked, order_seed=1)),
     }
-    for number in (1, 2):
+    for number in (1, 2) if opened.tasks else ():
         sampled = replace(opened, temperature=TEMPERATURE, sampling_seed=1000 * number)
         runs[f"sampled-{number}"] = plan.measure(f"sampled-{number}", base, sampled)
     for side in ("left", "right"):
@@ -105,6 +105,13 @@ def validate(plan: Plan) -> Validity:
     ]
     diagnoses = runs["base"].manifest["diagnoses"]
     return read(plan.model, plan.topic, samples, diagnoses, manifests, plan.asked.limit)
+
+
+def _open_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    """The open parts of tasks that may be groups, topics or single formats."""
+    named = [f"{GROUP}_*_open" if task == GROUP else task for task in tasks]
+    whole = [task if task.endswith(FORMATS) else f"{task}_open" for task in named]
+    return tuple(task for task in whole if task.endswith("_open"))
 
 
 def _tuned(plan: Plan, name: str, side: str, recipe: Recipe) -> Variant:
