@@ -100,9 +100,8 @@ def print_check(summary: str, findings: list[Finding], as_json: bool) -> None:
     for finding in findings:
         console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
     problems = sum(finding.severity == "problem" for finding in findings)
-    console.print(
-        f"not ready: mend the {problems} problems above." if problems else "good: it can be run as it stands."
-    )
+    not_ready = f"not ready: {problems} problem{'s' * (problems > 1)} above to mend."
+    console.print(not_ready if problems else "good: it can be run as it stands.")
 
 
 def print_calibration(calibrations: list[Calibration], as_json: bool) -> None:

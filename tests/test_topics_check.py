@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from harness.cli import main
 from harness.cli.material import packaged_topic_files
 from harness.errors import InputError
 from harness.lmeval.roots import packaged_root
@@ -333,6 +335,17 @@ def test_one_packaged_topic_is_checked_against_all_others_in_five_seconds() -> N
     begun = time.perf_counter()
     check_topic(find_topics([packaged_root()])["race"].path, files)
     assert time.perf_counter() - begun < 5
+
+
+def test_the_command_also_looks_at_the_topics_in_the_files_own_folder(tmp_path: Path) -> None:
+    path = write(tmp_path, rows())
+    write(tmp_path, {"items": [{**rows()["items"][0], "id": "metro-001"}]}, name="metro")
+    ran = CliRunner().invoke(main, ["topics", "check", str(path)])
+    assert ran.exit_code == 2 and "metro-001 of metro (metro.yaml:" in ran.output
+    assert "not ready: 1 problem above to mend." in ran.output
+    (tmp_path / "metro.yaml").unlink()
+    ran = CliRunner().invoke(main, ["topics", "check", str(path), "--json"])
+    assert ran.exit_code == 0 and {f["severity"] for f in json.loads(ran.output)["findings"]} == {"advice"}
 
 
 # --- balance --------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ items:
   - id: {name}-002
     split: train
     sub_issue: general
-    question: Who should decide about this issue, Washington or the states?
+    question: How well do newspapers and television report on this issue?
     left: Replace this with the answer a thoughtful progressive would give.
     right: Replace this with the answer a thoughtful conservative would give.
 
