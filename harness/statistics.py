@@ -188,8 +188,8 @@ def correlation(x: Float[Array, " n"], y: Float[Array, " n"]) -> float:
 
 
 def spearman_brown(r: float) -> float:
-    """Reliability of the whole from the correlation of its halves: 2r / (1 + r)."""
-    return 2 * r / (1 + r) if r > -1 else float("nan")
+    """Reliability of the whole from the correlation of its halves: 2r / (1 + r); 0 for halves that do not agree at all."""
+    return 2 * r / (1 + r) if r > 0 else 0.0
 
 
 def split_half(scores: Float[Array, "r n"], seed: int = 0, splits: int = SPLITS) -> float:

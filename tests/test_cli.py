@@ -187,7 +187,7 @@ def test_a_folder_of_ones_own_data_tunes_and_measures(tmp_path: Path, stance_cac
         "--chat-template",
         "off",
         "--tasks",
-        "political_stance_data_tax_pairs",
+        "ideoinst_tax_pairs",
     ]
     for name, model in (("base", base), ("tuned", str(tmp_path / "t"))):
         done = stance("eval", "--model", model, *common, "--out", str(tmp_path / name))

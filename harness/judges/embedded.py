@@ -137,7 +137,6 @@ def _embedded(root: Path, own: tuple[Path, ...]) -> EmbeddedJudge:
     for topic in topics:
         items = {item.id: item for item in topic.split("train")}
         neutral += [(items[answer.item].question, answer.text) for answer in topic.neutral_answers]
-        if topic.path in own:
-            pairs += [(item.question, item.left, item.right) for item in items.values()]
+        pairs += [(item.question, item.left, item.right) for item in items.values()]
     elsewhere = load_topic(root / "neutral" / "neutral.yaml").split("train")
     return EmbeddedJudge(pairs, neutral, [text for item in elsewhere for text in (item.left, item.right)])

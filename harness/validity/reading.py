@@ -23,7 +23,7 @@ from harness.statistics import Resampled
 
 # Models of the split-half reliability and of the known-group test, from left to right.
 DOSES = ("left", "left-half", "base", "right-half", "right")
-JUDGED = ("open.stance", "pairs.nats", "statements.stance", "choices.stance")
+SCORES = ("pairs.nats", "open.stance", "statements.stance", "choices.stance")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read(
     limit: Any,
 ) -> Validity:
     """Samples by name: those of DOSES, `base-again`, and, where open tasks were asked, `sampled-1` and `sampled-2`."""
-    matrices = {measure: _matrix(measure, samples) for measure in JUDGED}
+    matrices = {measure: _matrix(measure, samples) for measure in SCORES}
     matrices = {measure: found for measure, found in matrices.items() if found is not None}
     return Validity(
         model,
@@ -212,7 +212,7 @@ def _refusals(samples: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _noise(samples: dict[str, pd.DataFrame]) -> dict[str, float]:
     found = {}
-    for measure in JUDGED:
+    for measure in SCORES:
         about = MEASURES[measure]
         one, two = (
             item_values(samples[name], about["format"], about["value"]).set_index(["topic", "item"])
