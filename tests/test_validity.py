@@ -64,7 +64,7 @@ def test_a_format_that_follows_the_groups_passes_and_one_that_does_not_is_named(
     assert "statements.stance" in validity.failing() and "pairs.nats" not in validity.failing()
     said = sentences(validity)
     assert any(s.startswith("Paired preference: left-tuned, base and right-tuned are ordered rightly") for s in said)
-    assert any(s.startswith("Statements does NOT measure this model") for s in said)
+    assert any(s.startswith("Statements: NOT valid on this model") for s in said)
 
 
 def test_reliability_is_high_where_items_move_together_and_missing_where_nothing_moves(validity: Validity) -> None:
@@ -88,7 +88,7 @@ def test_the_page_holds_the_tables_escapes_and_says_what_fails(validity: Validit
     hostile = Validity(**{**vars(validity), "model": "<script>alert(1)</script>"})
     page = write_page(hostile, tmp_path).read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
-    assert "does NOT measure this model" in page and "http" not in page.split("<body>")[1]
+    assert "NOT valid on this model" in page and "http" not in page.split("<body>")[1]
     assert all(heading in page for heading, _, _ in tables(validity))
     stored = json.loads((tmp_path / "validity.json").read_text())
     assert stored["failing"] == validity.failing() and len(stored["known_groups"]) == len(validity.known_groups)

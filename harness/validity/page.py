@@ -57,8 +57,8 @@ def sentences(validity: Validity) -> list[str]:
         else:
             why = "are not ordered rightly" if not row["ordered"] else "cannot be told apart"
             found.append(
-                f"{what} does NOT measure this model: left-tuned, base and right-tuned {why} ({spread}). "
-                "Do not report its figures."
+                f"{what}: NOT valid on this model, so do not report its figures: left-tuned, base and right-tuned {why} "
+                f"({spread})."
             )
     for measure, part in validity.reliability.groupby("measure", sort=False):
         low = part[~(part["split_half"] >= RELIABLE)]
