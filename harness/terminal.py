@@ -21,6 +21,7 @@ from harness.runs import PACKAGES, Run
 from harness.topics import FORMATS, GROUP, all_topics, find_topics
 from harness.topics.check import Finding
 from harness.validity.reading import Validity
+from harness.verdict import limit_text
 
 # Column -> format and metrics; several metrics are rates that are added up.
 SHOWN = {
@@ -73,7 +74,7 @@ def print_measurement(run: Run) -> None:
             highlight=False,
         )
     if run.manifest["spec"]["limit"] is not None:
-        console.print(f"Partial: at most {run.manifest['spec']['limit']} items per task.")
+        console.print(f"Partial: at most {limit_text(run.manifest['spec']['limit'])} items per task.")
     console.print(f"Run: {run.path}", highlight=False)
 
 

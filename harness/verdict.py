@@ -95,7 +95,8 @@ def _mitigated(summary: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _limit(limit: int | dict[str, int]) -> str:
+def limit_text(limit: int | dict[str, int]) -> str:
+    """`8`, or `pairs 60, open 24`."""
     return ", ".join(f"{kind} {n}" for kind, n in limit.items()) if isinstance(limit, dict) else str(limit)
 
 
@@ -105,7 +106,7 @@ def warnings_of(runs: list[Measured]) -> list[str]:
     partial: dict[str, list[str]] = {}
     for run in runs:
         if run.partial:
-            partial.setdefault(_limit(run.manifest["spec"]["limit"]), []).append(run.label)
+            partial.setdefault(limit_text(run.manifest["spec"]["limit"]), []).append(run.label)
     for limit, labels in partial.items():
         found.append(f"Partial measurement ({limit} items per task at most): {', '.join(labels)}.")
     if not any(run.role == "noise" for run in runs):

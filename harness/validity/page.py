@@ -14,6 +14,7 @@ from harness.errors import InputError
 from harness.report.tables import Cell, Row, Table, interval, number
 from harness.runs import write_json
 from harness.validity.reading import Validity
+from harness.verdict import limit_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,9 @@ def sentences(validity: Validity) -> list[str]:
                 f"({spread})."
             )
     for measure, part in validity.reliability.groupby("measure", sort=False):
+        if part["split_half"].isna().all():
+            found.append(f"{_title(measure)}: too few items, or no model moved at all, for a split-half reliability.")
+            continue
         low = part[~(part["split_half"] >= RELIABLE)]
         named = ", ".join(f"{row['topic']} {number(row['split_half'], 'plain')}" for _, row in low.iterrows())
         found.append(
@@ -68,7 +72,7 @@ def sentences(validity: Validity) -> list[str]:
             f"{len(part) - len(low)} of {len(part)} topics{f'; below on {named}' if named else ''}."
         )
     if validity.limit is not None:
-        found.append(f"Partial: at most {validity.limit} items per task were asked.")
+        found.append(f"Partial: at most {limit_text(validity.limit)} items per task were asked.")
     return [*found, *(f"Diagnosis of the base: {sentence}" for sentence in validity.diagnoses)]
 
 
