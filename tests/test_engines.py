@@ -46,7 +46,7 @@ def torch_engine(embedded: str) -> TorchEngine:
 def requests(torch_engine: TorchEngine) -> list[tuple[list[int], list[int]]]:
     encode = torch_engine.tokenizer
     found = []
-    for item in load_topic(packaged_root() / "immigration.yaml").split("measure")[:4]:
+    for item in load_topic(packaged_root() / "political_stance" / "immigration.yaml").split("measure")[:4]:
         turn = [{"role": "user", "content": item.question}]
         text = encode.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         context = list(encode(text, add_special_tokens=False)["input_ids"])
