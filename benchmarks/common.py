@@ -1,0 +1,96 @@
+"""What every benchmark shares: timing candidates in turn in one run, the printed table, and the JSON file.
+
+Candidates are timed in alternation, round after round, so that a machine that slows down slows all of them; what counts is
+the ratio of medians, not the seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("stance-harness", "torch", "transformers", "vllm", "lm-eval", "peft", "trl")
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def arguments(about: str, **options: Any) -> argparse.Namespace:
+    """Parse `--name VALUE` for every option (typed like its default), and --out."""
+    parser = argparse.ArgumentParser(description=about)
+    for name, default in options.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"[{default}]")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON file")
+    return parser.parse_args()
+
+
+def alternate(candidates: dict[str, Callable[[], Any]], rounds: int = 3) -> dict[str, list[float]]:
+    """Seconds of every candidate in every round, the candidates taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, work in candidates.items():
+            begun = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def median(seconds: list[float]) -> float:
+    return statistics.median(seconds)
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what it was measured, without naming the host."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "versions": found,
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def publish(name: str, rows: list[dict[str, Any]], out: Path, **about: Any) -> None:
+    """Print the rows as a table and write them, with the machine, to `out`/`name`.json."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=name)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(_shown(row.get(column, "")) for column in columns))
+    Console().print(table)
+    out.mkdir(parents=True, exist_ok=True)
+    content = {"benchmark": name, **about, "rows": rows, "machine": machine()}
+    (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
