@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from harness.sites import SiteName, mlps
+from harness.sites import SiteName, decoder_layers, mlps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,22 +28,23 @@ def visiting(model: PreTrainedModel, site: SiteName, visit: Visit) -> Iterator[N
 
     What `visit` returns replaces the activation; None leaves it. The hooks are removed on leaving, whatever happens.
     """
+
+    def before(_module: Any, args: tuple[Any, ...], layer: int) -> tuple[Any, ...] | None:
+        new = visit(layer, args[0])
+        return None if new is None else (new, *args[1:])
+
+    def after(_module: Any, _args: Any, output: Any, layer: int) -> Any:
+        alone = isinstance(output, Tensor)
+        new = visit(layer, output if alone else output[0])
+        return new if new is None or alone else (new, *output[1:])
+
     handles = []
-    for layer, mlp in enumerate(mlps(model)):
-        module = mlp.down.module
+    for layer, (block, mlp) in enumerate(zip(decoder_layers(model), mlps(model), strict=True)):
         if site == "mlp_act":
-
-            def before(_module: Any, args: tuple[Any, ...], layer: int = layer) -> tuple[Any, ...] | None:
-                new = visit(layer, args[0])
-                return None if new is None else (new, *args[1:])
-
-            handles.append(module.register_forward_pre_hook(before))
+            handles.append(mlp.down.module.register_forward_pre_hook(partial(before, layer=layer)))
         else:
-
-            def after(_module: Any, _args: Any, output: Tensor, layer: int = layer) -> Tensor | None:
-                return visit(layer, output)
-
-            handles.append(module.register_forward_hook(after))
+            module = mlp.down.module if site == "mlp_out" else block
+            handles.append(module.register_forward_hook(partial(after, layer=layer)))
     try:
         yield
     finally:

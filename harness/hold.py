@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 
 from harness.errors import InputError, ProofError
 from harness.neurons import Neurons
-from harness.sites import MLP, Projection, mlps
+from harness.sites import MLP, Projection, check_mlp_site, mlps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,10 +48,11 @@ def held_entries(model: nn.Module, neurons: Neurons) -> list[HeldEntries]:
     """The entries of every MLP projection that write the neurons, layer by layer.
 
     Raises:
-        InputError: no neurons to hold, or neurons of another width or depth.
+        InputError: no neurons to hold, neurons of another width or depth, or of a site without weights of its own.
     """
     if not len(neurons):
         raise InputError("The set of neurons to hold is empty, so holding it would be an ordinary fine-tune.")
+    check_mlp_site(neurons.site, "Holding")
     layers = mlps(model)
     down = layers[0].down
     neurons.check_shape(down.inputs if neurons.site == "mlp_act" else down.outputs, len(layers))

@@ -1,7 +1,13 @@
-"""Interventions on a Torch model: zero, scale, replace (by a donor). Context managers that always undo and prove themselves.
+"""Interventions: the static ops, and on a Torch model what carries them out. Context managers that undo and prove themselves.
 
-Each yields an `Effect` that counts what was changed; leaving the block after forward passes that changed nothing is an
-error. An empty set is a no-op by definition and proves nothing.
+A static op maps an activation a of a chosen neuron to a fixed function of a alone:
+
+    b = a * scale + shift;    c = b * inside where low <= b <= high, else b
+
+zero is scale 0, constant is scale 0 with a shift, range leaves scale and shift alone. vLLM carries out the same five
+numbers per neuron (harness/engines/gates.py). Each context manager yields an `Effect` that counts what was changed;
+leaving the block after forward passes that changed nothing is an error. An empty set is a no-op by definition and proves
+nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +16,10 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from harness.activations import visiting
@@ -26,30 +33,77 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Op:
-    """What happens to a neuron: `zero` is `scale` by 0."""
+    """What happens to a neuron's activation a. The defaults leave it as it is.
 
-    name: Literal["zero", "scale"]
-    factor: float
+    Attributes:
+        scale, shift: b = a * scale + shift.
+        low, high, inside: b is multiplied by `inside` where low <= b <= high (NeuronLens' range mask: inside 0).
+    """
+
+    scale: float = 1.0
+    shift: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    inside: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> Op:
-        """`zero` or `scale=X`.
+        """`zero`, `scale=X`, `constant=X` or `range=LOW:HIGH:FACTOR`.
 
         Raises:
             InputError: anything else.
         """
-        if text == "zero":
-            return cls("zero", 0.0)
         name, _, value = text.partition("=")
-        try:
-            if name == "scale" and math.isfinite(float(value)):
-                return cls("scale", float(value))
-        except ValueError:
-            pass
-        raise InputError(f"--op is {text!r}; expected `zero` or `scale=X` with a finite number X, such as scale=0.5.")
+        numbers = [_number(part) for part in value.split(":")] if value else []
+        known = [number for number in numbers if number is not None]
+        if len(known) == len(numbers):
+            match name, known:
+                case "zero", []:
+                    return cls(scale=0.0)
+                case "scale", [factor] if math.isfinite(factor):
+                    return cls(scale=factor)
+                case "constant", [target] if math.isfinite(target):
+                    return cls(scale=0.0, shift=target)
+                case "range", [low, high, factor] if low <= high and math.isfinite(factor):
+                    return cls(low=low, high=high, inside=factor)
+        raise InputError(
+            f"--op is {text!r}; expected `zero`, `scale=X`, `constant=X` or `range=LOW:HIGH:FACTOR` (activations from LOW to "
+            "HIGH are multiplied by FACTOR), such as scale=0.5 or range=-1:1:0."
+        )
+
+    @property
+    def identity(self) -> bool:
+        """Whether it leaves every activation as it is."""
+        return (self.scale, self.shift) == (1.0, 0.0) and (self.low > self.high or self.inside == 1.0)
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is a multiplication, which weights can carry."""
+        return self.shift == 0.0 and (self.low > self.high or self.inside == 1.0)
+
+    def apply(self, a: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The activations after the op."""
+        if self.shift or self.scale != 1.0:
+            a = a * self.scale + self.shift
+        return a if self.low > self.high else torch.where((a >= self.low) & (a <= self.high), a * self.inside, a)
 
     def __str__(self) -> str:
-        return "zero" if self.name == "zero" else f"scale={self.factor:g}"
+        if self.low <= self.high:
+            return f"range={self.low:g}:{self.high:g}:{self.inside:g}"
+        if self.scale == 0.0:
+            return f"constant={self.shift:g}" if self.shift else "zero"
+        return f"scale={self.scale:g}"
+
+
+ZERO = Op(scale=0.0)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return None if math.isnan(value) else value
 
 
 @dataclass
@@ -75,12 +129,12 @@ def check_fit(model: PreTrainedModel, neurons: Neurons) -> None:
 
 
 @contextmanager
-def scaling(model: PreTrainedModel, neurons: Neurons, op: Op) -> Iterator[Effect]:
-    """Multiply the neurons' activations by the op's factor at every position.
+def applying(model: PreTrainedModel, neurons: Neurons, op: Op) -> Iterator[Effect]:
+    """Carry out the op on the neurons' activations at every position.
 
     Raises:
         InputError: neurons of another width or depth.
-        ProofError: forward passes ran and no activation changed although the set is not empty and the factor not 1.
+        ProofError: forward passes ran and no activation changed although the set is not empty and the op not the identity.
     """
     check_fit(model, neurons)
     effect = Effect()
@@ -91,13 +145,13 @@ def scaling(model: PreTrainedModel, neurons: Neurons, op: Op) -> Iterator[Effect
         if not len(index):
             return None
         changed = activation.clone()
-        changed[..., index] *= op.factor
+        changed[..., index] = op.apply(activation[..., index])
         effect.note(activation[..., index], changed[..., index])
         return changed
 
     with visiting(model, neurons.site, visit):
         yield effect
-    if effect.values and not effect.largest and op.factor != 1:
+    if effect.values and not effect.largest and not op.identity:
         raise ProofError(f"{op} on {len(neurons)} neurons visited {effect.values} activations and changed none.")
 
 

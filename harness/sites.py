@@ -4,6 +4,7 @@
 | --- | --- | --- | --- |
 | mlp_act | input of the MLP's down projection | m (intermediate) | row i of gate and up (and biases), column i of down |
 | mlp_out | output of the MLP's down projection | d (hidden) | row i of down (and its bias) |
+| resid_post | residual stream after the block, before any final norm | d (hidden) | every block before it |
 
 Where a norm follows the MLP before the residual is added (Gemma 2 and 3), `mlp_out` is the tensor before that norm.
 Fused gate-and-up projections (Phi-3) hold two rows per neuron; GPT-2's Conv1D weights lie transposed.
@@ -23,8 +24,10 @@ from harness.errors import InputError, choices
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SiteName = Literal["mlp_act", "mlp_out"]
+SiteName = Literal["mlp_act", "mlp_out", "resid_post"]
+MLPSite = Literal["mlp_act", "mlp_out"]
 SITES: tuple[SiteName, ...] = get_args(SiteName)
+MLP_SITES: tuple[MLPSite, ...] = get_args(MLPSite)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,20 @@ def check_site(site: str) -> SiteName:
         if site == known:
             return known
     raise InputError(f"There is no site {site!r}; sites: {choices(SITES)}.")
+
+
+def check_mlp_site(site: str, doing: str) -> MLPSite:
+    """The site's name if single weights write its neurons. `doing`: what needs that, for the error.
+
+    Raises:
+        InputError: the residual stream, which every block before it writes.
+    """
+    for known in MLP_SITES:
+        if site == known:
+            return known
+    raise InputError(
+        f"{doing} needs neurons that weights of their own write; {site} has none: use {choices(MLP_SITES)}."
+    )
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -171,7 +188,7 @@ def width(model: PreTrainedModel, site: SiteName) -> int:
 
 def width_by_config(config: Any, site: SiteName) -> int | None:
     """Neurons per layer as the config says, before any weights are loaded; None where it does not say."""
-    if site == "mlp_out":
+    if site != "mlp_act":
         return int(config.hidden_size)
     for name in ("intermediate_size", "n_inner", "ffn_dim"):
         size = getattr(config, name, None)

@@ -17,11 +17,11 @@ import torch
 from safetensors import safe_open
 
 from harness.errors import InputError, ProofError
-from harness.interventions import Op
+from harness.interventions import ZERO, Op
 from harness.models import cache_folder, lineage, load_config, load_model, load_tokenizer, resolve, weights_hash
 from harness.neurons import Neurons
 from harness.runs import digest, file_hash, write_json
-from harness.sites import mlps, width, width_by_config
+from harness.sites import check_mlp_site, mlps, width, width_by_config
 
 
 def check_adapter(adapter: Path, folder: str) -> dict[str, Any]:
@@ -56,9 +56,11 @@ def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None
         InputError: an adapter or neurons of another model.
         ProofError: the operation changed no weight.
     """
-    folder, op = resolve(model), op or Op("zero", 0.0)
+    folder, op = resolve(model), op or ZERO
     if adapter is None and neurons is None:
         return folder
+    if neurons is not None:
+        check_bakeable(neurons, op)
     if adapter is not None:
         check_adapter(adapter, folder)
     key = {
@@ -66,7 +68,7 @@ def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None
         "adapter": file_hash(adapter / "adapter_model.safetensors") if adapter else None,
         "neurons": None if neurons is None else digest([neurons.model, neurons.mask.nonzero().tolist()]),
         "site": None if neurons is None else neurons.site,
-        "factor": None if neurons is None else op.factor,
+        "factor": None if neurons is None else op.scale,
     }
     target = cache_folder() / "variants" / digest(key)[:24]
     if (target / "manifest.json").is_file():
@@ -85,6 +87,17 @@ def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None
         shutil.rmtree(target)
     scratch.replace(target)
     return str(target)
+
+
+def check_bakeable(neurons: Neurons, op: Op) -> None:
+    """Refuse what no weights can carry.
+
+    Raises:
+        InputError: an op that is no multiplication, or neurons of the residual stream.
+    """
+    check_mlp_site(neurons.site, f"Writing {op} into weights")
+    if not op.linear:
+        raise InputError(f"{op} cannot be written into weights; zero and scale=X can. `stance eval` serves every op.")
 
 
 def _merged(model: Any, adapter: Path) -> Any:
@@ -118,17 +131,17 @@ def _scale(model: Any, neurons: Neurons, op: Op, parents: list[str]) -> dict[str
         index = neurons.indices(layer)
         weight = mlp.down.weight
         part = weight[:, index] if neurons.site == "mlp_act" else weight[index]
-        new = part * op.factor
+        new = part * op.scale
         changed += int((new != part).sum())
         if neurons.site == "mlp_act":
             weight[:, index] = new
         else:
             weight[index] = new
             if mlp.down.bias is not None:
-                mlp.down.bias[index] *= op.factor
-    if not changed and op.factor != 1:
+                mlp.down.bias[index] *= op.scale
+    if not changed and op.scale != 1:
         raise ProofError(f"{op} on {len(neurons)} neurons changed no weight; the set is empty or the weights are zero.")
-    return {"neurons": len(neurons), "changed_weights": changed, "factor": op.factor}
+    return {"neurons": len(neurons), "changed_weights": changed, "factor": op.scale}
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_eval_refuses_unknown_names(llama: str, tmp_path: Path) -> None:
     refused(stance("eval", "--model", llama, "--tasks", "political_stance_rice", *out), "political_stance_race")
     refused(stance("eval", "--model", llama, "--judge", "oracle", *out), "judges: embedded")
     refused(stance("eval", "--model", llama, "--limit", "0", *out), "--limit is 0")
-    refused(stance("eval", "--model", llama, "--op", "double", *out), "`zero` or `scale=X`")
+    refused(stance("eval", "--model", llama, "--op", "double", *out), "`zero`, `scale=X`")
     refused(stance("eval", "--model", llama, "--op", "zero", *out), "go together")
     refused(stance("eval", "--model", llama, "--topics-dir", "nowhere", *out), "nowhere")
 

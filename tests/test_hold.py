@@ -14,7 +14,7 @@ from harness.finetune import Recipe, tune
 from harness.hold import Hold, held_entries, prove_held
 from harness.neurons import Neurons
 from harness.runs import Run
-from harness.sites import SITES, mlps
+from harness.sites import MLP_SITES, mlps
 
 HARSH = {
     "learning_rate": 1e-2,
@@ -93,8 +93,8 @@ CASES = [
     (name, mode, site)
     for number, name in enumerate(t.ARCHITECTURES)
     for mode in ("full", "lora")
-    for site in SITES
-    if name in ("llama", "phi3", "gpt2") or (mode == "full") == (site == SITES[number % 2])
+    for site in MLP_SITES
+    if name in ("llama", "phi3", "gpt2") or (mode == "full") == (site == MLP_SITES[number % 2])
 ]
 
 
@@ -108,7 +108,7 @@ def test_held_entries_stay_and_their_neighbours_move(tiny, folder, tmp_path, nam
     assert run.notes["hold"]["moved_beside_them"] > 0 and run.notes["steps"] == 4
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", MLP_SITES)
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_without_the_hold_the_same_entries_move(tiny, folder, tmp_path, mode, site):
     run = train(folder("llama"), tmp_path, mode, None)
@@ -159,7 +159,7 @@ def step(model, optimizer):
     optimizer.step()
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", MLP_SITES)
 def test_zeroed_gradients_alone_do_not_hold_against_weight_decay(site):
     model = t.build("gpt_neox")
     neurons = t.some_neurons(model, site)
@@ -221,7 +221,7 @@ def moved_copy(model):
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt_neox", "gpt2"])
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", MLP_SITES)
 def test_the_proof_sees_a_single_held_entry_that_moved(tiny, name, site):
     model = tiny(name)
     neurons = t.some_neurons(model, site)

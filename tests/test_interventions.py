@@ -9,14 +9,15 @@ from torch.nn.functional import linear, silu
 
 from harness.activations import visiting
 from harness.errors import InputError, ProofError
-from harness.interventions import DonorPatch, Op, all_neurons, scaling
+from harness.interventions import DonorPatch, Op, all_neurons, applying
 from harness.neurons import Neurons
-from harness.sites import SITES, decoder_layers, mlps, width
+from harness.sites import MLP_SITES, SITES, decoder_layers, mlps, width
 
-ZERO, SAME = Op("zero", 0.0), Op("scale", 1.0)
+ZERO, SAME = Op(scale=0.0), Op(scale=1.0)
 IDS = t.tokens(11)
 everywhere = pytest.mark.parametrize("name", t.ARCHITECTURES)
-both_sites = pytest.mark.parametrize("site", SITES)
+every_site = pytest.mark.parametrize("site", SITES)
+mlp_sites = pytest.mark.parametrize("site", MLP_SITES)
 
 
 def patched(recipient, donor, neurons, ids=IDS):
@@ -34,29 +35,29 @@ def no_neurons(model, site):
 
 
 @everywhere
-@both_sites
+@every_site
 def test_scaling_by_one_is_the_base(tiny, name, site):
     model = tiny(name)
     base = t.logits(model, IDS)
-    with scaling(model, t.some_neurons(model, site), SAME):
+    with applying(model, t.some_neurons(model, site), SAME):
         assert torch.equal(t.logits(model, IDS), base)
 
 
 @everywhere
-@both_sites
+@every_site
 def test_leaving_the_block_undoes_the_intervention(tiny, name, site):
     model = tiny(name)
     base = t.logits(model, IDS)
-    with scaling(model, t.some_neurons(model, site), ZERO) as effect:
+    with applying(model, t.some_neurons(model, site), ZERO) as effect:
         assert not torch.allclose(t.logits(model, IDS), base, atol=1e-3)
     assert effect.largest > 0 and torch.equal(t.logits(model, IDS), base)
 
 
-@both_sites
+@every_site
 def test_an_exception_inside_the_block_undoes_the_intervention_too(tiny, site):
     model = tiny("llama")
     base, neurons = t.logits(model, IDS), t.some_neurons(model, site)
-    with pytest.raises(KeyError), scaling(model, neurons, ZERO):
+    with pytest.raises(KeyError), applying(model, neurons, ZERO):
         raise KeyError
     assert torch.equal(t.logits(model, IDS), base)
     patch = DonorPatch(neurons)
@@ -68,8 +69,8 @@ def test_an_exception_inside_the_block_undoes_the_intervention_too(tiny, site):
 
 
 @everywhere
-@both_sites
-@pytest.mark.parametrize("op", [ZERO, Op("scale", 1.7)], ids=str)
+@mlp_sites
+@pytest.mark.parametrize("op", [ZERO, Op(scale=1.7)], ids=str)
 def test_scaling_equals_scaling_the_weights_of_the_down_projection(tiny, name, site, op):
     model = tiny(name)
     neurons, edited = t.some_neurons(model, site), copy.deepcopy(model)
@@ -78,25 +79,25 @@ def test_scaling_equals_scaling_the_weights_of_the_down_projection(tiny, name, s
             stored, index = mlp.down.module.weight, neurons.indices(layer)
             outputs_first = stored.T if name == "gpt2" else stored
             if site == "mlp_act":
-                outputs_first[:, index] *= op.factor
+                outputs_first[:, index] *= op.scale
             else:
-                outputs_first[index] *= op.factor
+                outputs_first[index] *= op.scale
                 if mlp.down.module.bias is not None:
-                    mlp.down.module.bias[index] *= op.factor
-    with scaling(model, neurons, op):
+                    mlp.down.module.bias[index] *= op.scale
+    with applying(model, neurons, op):
         torch.testing.assert_close(t.logits(model, IDS), t.logits(edited, IDS), atol=1e-4, rtol=1e-4)
 
 
-@both_sites
+@every_site
 def test_scaling_nothing_is_the_base(tiny, site):
     model = tiny("llama")
     base = t.logits(model, IDS)
-    with scaling(model, no_neurons(model, site), ZERO) as effect:
+    with applying(model, no_neurons(model, site), ZERO) as effect:
         assert torch.equal(t.logits(model, IDS), base)
     assert effect.values == 0
 
 
-@both_sites
+@mlp_sites
 def test_an_op_that_changes_nothing_is_refused(site):
     model = t.build("llama")
     neurons = t.some_neurons(model, site)
@@ -104,7 +105,7 @@ def test_an_op_that_changes_nothing_is_refused(site):
         for mlp in mlps(model):
             for projection in (*mlp.ups, mlp.down):
                 projection.weight.zero_()
-    with pytest.raises(ProofError, match="changed none"), scaling(model, neurons, ZERO):
+    with pytest.raises(ProofError, match="changed none"), applying(model, neurons, ZERO):
         t.logits(model, IDS)
 
 
@@ -112,26 +113,80 @@ def test_an_op_that_changes_nothing_is_refused(site):
 def test_neurons_of_another_shape_are_refused(tiny, shape):
     model, foreign = tiny("llama"), Neurons(torch.ones(shape, dtype=torch.bool), "mlp_out", "m")
     patch = DonorPatch(foreign)
-    for block in (scaling(model, foreign, ZERO), patch.recording(model), patch.replacing(model)):
+    for block in (applying(model, foreign, ZERO), patch.recording(model), patch.replacing(model)):
         with pytest.raises(InputError, match="come from another model"), block:
             pass
 
 
 @pytest.mark.parametrize(
-    ("text", "op"), [("zero", ZERO), ("scale=0.5", Op("scale", 0.5)), ("scale=-2", Op("scale", -2.0))]
+    ("text", "op"),
+    [
+        ("zero", ZERO),
+        ("scale=0.5", Op(scale=0.5)),
+        ("scale=-2", Op(scale=-2.0)),
+        ("constant=1.5", Op(scale=0.0, shift=1.5)),
+        ("range=-1:2:0", Op(low=-1.0, high=2.0, inside=0.0)),
+        ("range=-inf:0.5:0.25", Op(low=float("-inf"), high=0.5, inside=0.25)),
+    ],
 )
 def test_ops_are_read_and_written_alike(text, op):
     assert Op.parse(text) == op and str(op) == text
 
 
-@pytest.mark.parametrize("text", ["", "half", "scale", "scale=", "scale=x", "scale=nan", "scale=inf", "zero=1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["", "half", "scale", "scale=", "scale=x", "scale=nan", "scale=inf", "zero=1", "constant", "constant=inf"],
+        *["range=1", "range=1:2", "range=2:1:0", "range=0:nan:0", "range=0:1:inf", "range=0:1:0:0"],
+    ],
+)
 def test_an_unknown_op_is_refused(text):
-    with pytest.raises(InputError, match="expected `zero` or"):
+    with pytest.raises(InputError, match="expected `zero`, `scale=X`"):
         Op.parse(text)
 
 
+def test_what_each_op_makes_of_an_activation():
+    a = torch.tensor([-3.0, -1.0, 0.0, 2.0])
+    assert Op.parse("zero").apply(a).tolist() == [0, 0, 0, 0]
+    assert Op.parse("scale=-2").apply(a).tolist() == [6, 2, 0, -4]
+    assert Op.parse("constant=0.5").apply(a).tolist() == [0.5] * 4
+    assert Op.parse("range=-1:0.5:0.5").apply(a).tolist() == [-3, -0.5, 0, 2]
+    assert Op.parse("range=-inf:inf:0").apply(a).tolist() == ZERO.apply(a).tolist()
+    assert Op(shift=1.0, low=0.0, high=1.0, inside=3.0).apply(a).tolist() == [-2, 0, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "identity", "linear"),
+    [
+        ("scale=1", True, True),
+        ("range=0:1:1", True, True),
+        ("zero", False, True),
+        ("constant=0", False, True),
+        ("constant=2", False, False),
+        ("range=0:0:0", False, False),
+    ],
+)
+def test_which_ops_weights_can_carry(text, identity, linear):
+    assert (Op.parse(text).identity, Op.parse(text).linear) == (identity, linear)
+
+
 @everywhere
-@both_sites
+@every_site
+@pytest.mark.parametrize("op", ["constant=0.7", "range=-0.2:0.3:0"])
+def test_only_the_chosen_neurons_change(tiny, name, site, op):
+    model, neurons, wanted, seen = tiny(name), t.some_neurons(tiny(name), site), Op.parse(op), {}
+    with visiting(model, site, lambda layer, a: seen.update({layer: a.clone()})):
+        t.logits(model, IDS)
+    with applying(model, neurons, wanted), visiting(model, site, lambda layer, a: after.update({layer: a.clone()})):
+        after: dict = {}
+        t.logits(model, IDS)
+    members = neurons.mask[0]
+    assert torch.equal(after[0][..., ~members], seen[0][..., ~members])
+    assert torch.equal(after[0][..., members], wanted.apply(seen[0][..., members]))
+
+
+@everywhere
+@every_site
 def test_patching_no_neurons_is_the_recipient(tiny, name, site):
     model = tiny(name)
     out = patched(model, t.with_other_mlps(model), no_neurons(model, site))
@@ -148,7 +203,7 @@ def test_patching_every_mlp_output_is_the_donor_where_the_rest_is_shared(tiny, n
 
 
 @everywhere
-@both_sites
+@every_site
 def test_patching_a_model_into_itself_is_refused(tiny, name, site):
     model = tiny(name)
     with pytest.raises(ProofError, match="is the donor the recipient itself"):
@@ -169,7 +224,7 @@ def test_patched_activations_are_the_donors_and_the_others_are_not(tiny):
         assert not torch.isclose(seen[layer][..., ~mask], theirs[layer][..., ~mask]).all()
 
 
-@both_sites
+@mlp_sites
 def test_partial_patch_of_llamas_last_layer_equals_the_one_computed_by_hand(tiny, site):
     model = tiny("llama")
     donor, last = t.with_other_mlps(model), t.LAYERS - 1

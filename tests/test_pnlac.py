@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import tiny as t
@@ -27,10 +28,14 @@ def pair(tiny):
 def activations(model, site: str, ids: list[int]) -> torch.Tensor:
     """[l, s, n], by hooks of the test's own."""
     seen = []
+
+    def keep(_module, args, out):
+        out = out[0] if isinstance(out, tuple) else out
+        seen.append((args[0] if site == "mlp_act" else out)[0])
+
+    ends = r"\.\d+" if site == "resid_post" else "|".join(map(re.escape, DOWN))
     hooks = [
-        module.register_forward_hook(lambda _m, args, out: seen.append((args[0] if site == "mlp_act" else out)[0]))
-        for name, module in model.named_modules()
-        if name.endswith(DOWN)
+        module.register_forward_hook(keep) for name, module in model.named_modules() if re.search(f"({ends})$", name)
     ]
     t.logits(model, ids)
     for hook in hooks:

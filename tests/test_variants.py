@@ -13,13 +13,13 @@ from harness.engines import Settings
 from harness.engines.torch import TorchEngine
 from harness.errors import InputError, ProofError
 from harness.finetune import lora_targets
-from harness.interventions import Op, scaling
+from harness.interventions import Op, applying
 from harness.models import load_model, weights_hash
-from harness.sites import SITES
+from harness.sites import MLP_SITES
 from harness.variants import materialise
 
 REQUESTS = [(t.tokens(c, seed=c), t.tokens(n, seed=c + 50)) for c, n in ((2, 3), (9, 2), (5, 6))]
-HALF = Op("scale", 0.5)
+HALF = Op(scale=0.5)
 pytestmark = pytest.mark.usefixtures("stance_cache")
 
 
@@ -45,12 +45,12 @@ def adapter_of(model, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", t.ARCHITECTURES)
-@pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("op", [None, Op("scale", -1.5)], ids=["zero", "scale=-1.5"])
+@pytest.mark.parametrize("site", MLP_SITES)
+@pytest.mark.parametrize("op", [None, Op(scale=-1.5)], ids=["zero", "scale=-1.5"])
 def test_a_materialised_scaling_serves_as_the_hooked_one(folder, name, site, op):
     neurons = neurons_of(folder(name), site)
     engine = TorchEngine.from_folder(folder(name), Settings(max_length=64))
-    with scaling(engine.model, neurons, op or Op("zero", 0.0)):
+    with applying(engine.model, neurons, op or Op(scale=0.0)):
         hooked = [s for s, _ in engine.score_continuations(REQUESTS)]
     served = scores(materialise(folder(name), None, neurons, op))
     assert served == pytest.approx(hooked, rel=1e-5, abs=1e-5)
@@ -71,7 +71,7 @@ def test_adapter_and_neurons_together(folder, tmp_path):
     adapter, neurons = adapter_of(load_model(folder("llama")), tmp_path / "adapter"), neurons_of(folder("llama"))
     merged = load_model(materialise(folder("llama"), adapter))
     both = load_model(materialise(folder("llama"), adapter, neurons, HALF))
-    with scaling(merged, neurons, HALF):
+    with applying(merged, neurons, HALF):
         torch.testing.assert_close(t.logits(both, t.tokens(9)), t.logits(merged, t.tokens(9)), atol=1e-5, rtol=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_a_variant_is_made_once_and_known_by_what_it_is_made_from(folder, tmp_pa
     assert materialise(folder("llama"), None, neurons, HALF) == first
     assert Path(first, "manifest.json").stat().st_mtime_ns == made
     others = [
-        materialise(folder("llama"), None, neurons, Op("scale", 0.5000001)),
+        materialise(folder("llama"), None, neurons, Op(scale=0.5000001)),
         materialise(folder("llama"), None, neurons_of(folder("llama"), seed=1), HALF),
         materialise(folder("llama"), None, neurons_of(folder("llama"), "mlp_out"), HALF),
         materialise(folder("llama"), adapter_of(load_model(folder("llama")), tmp_path / "a"), neurons, HALF),

@@ -83,7 +83,7 @@ def localize() -> None:
 @click.option("--tuned", required=True, help="Model or adapter after.")
 @click.option("--tuned-other", help="A model tuned to the other side: contrast the two tuned models.")
 @click.option("--topics", default="all", show_default=True, help="Topic names, comma-separated, or all.")
-@click.option("--site", default="mlp_act", show_default=True, help="mlp_act or mlp_out.")
+@click.option("--site", default="mlp_act", show_default=True, help="mlp_act, mlp_out or resid_post.")
 @click.option("--tokens", type=click.Choice(["prompt", "completion"]), default="prompt", show_default=True)
 @click.option(
     "--side", type=click.Choice(["left", "right"]), default="right", help="Whose completions, with --tokens completion."
