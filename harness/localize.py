@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from harness.engines.lease import make_room
 from harness.errors import InputError, choices
 from harness.measure import uses_chat
 from harness.models import load_model, load_tokenizer, weights_hash
@@ -61,6 +62,7 @@ def localize_step(
         raise InputError(
             f"These topics have no training items to localise on: {choices(empty)}; add items with split: train."
         )
+    make_room()
     models = load_model(folder, torch.float32), load_model(tuned.folder(), torch.float32)
     localize = load("localizers", "pnlac")
     from harness.progress import bar

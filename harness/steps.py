@@ -17,8 +17,10 @@ import pandas as pd
 from harness import engines
 from harness.axes import axis_effects
 from harness.diagnosis import diagnoses
+from harness.engines.lease import leased, make_room
 from harness.errors import InputError, ProofError
 from harness.finetune import Recipe, measured_prompts_in, tune
+from harness.interventions import ZERO
 from harness.judges import EMBEDDED, names
 from harness.judges.embedded import texts_hash
 from harness.judges.panel import agreement, relabel, with_judged
@@ -50,11 +52,11 @@ def measure_step(
     def ask() -> tuple[dict[str, Any], pd.DataFrame]:
         folder = variant.folder()
         chatting = uses_chat(load_tokenizer(folder), chat)
-        serving = engines.start(engine, folder, settings)
-        try:
+        with leased(engine, folder, settings) as serving:
+            if variant.neurons and variant.op:
+                run.notes["effect"] = {"largest_change": serving.intervene(Neurons.load(variant.neurons), variant.op)}
             answered = measure(serving, replace(asked, chat=chatting))
-        finally:
-            serving.close()
+            serving.intervene(None, ZERO)
         run.notes["chat_template"] = chatting
         return answered
 
@@ -130,6 +132,7 @@ def tune_step(
     run = open_run(out, "tune", spec)
     if run.complete:
         return run
+    make_room()
     tune(run, folder, pairs, recipe, seed, hold)
     run.notes["lineage"] = lineage(folder)
     run.notes["measured_prompts_in_training"] = overlap
@@ -164,6 +167,7 @@ def patch_step(
         return run
     from plugins.patching import patched_engine
 
+    make_room()
     engine = patched_engine(recipient.folder(), donor.folder(), neurons, settings)
     patch = engine.patch
     assert patch is not None

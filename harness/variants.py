@@ -182,9 +182,8 @@ class Variant:
             check_neurons(neurons, folder)
 
     def folder(self) -> str:
-        """Weights to serve (made on first use)."""
-        neurons = Neurons.load(self.neurons) if self.neurons else None
-        return materialise(self.model, self.adapter, neurons, self.op)
+        """Weights to serve (made on first use); the engine carries out the op on the neurons."""
+        return materialise(self.model, self.adapter)
 
 
 def tuned_variant(model: str, tuned: Path) -> Variant:

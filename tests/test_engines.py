@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import tiny as t
 import torch
 
 from harness.engines import Settings, start
 from harness.engines.torch import TorchEngine
 from harness.engines.vllm import VLLMEngine
-from harness.errors import InputError
+from harness.errors import InputError, ProofError
+from harness.interventions import ZERO, Op
 from harness.lmeval.roots import packaged_root
 from harness.measure import Asked, measure
+from harness.models import load_model
+from harness.neurons import Neurons
+from harness.sites import SITES
 from harness.topics import load_topic
 
 pytestmark = [pytest.mark.model, pytest.mark.engine]
@@ -95,6 +101,78 @@ def test_a_measurement_is_the_same_on_both(vllm_engine: VLLMEngine, torch_engine
     ours, reference = (measure(e, asked)[0]["results"] for e in (vllm_engine, torch_engine))
     for task, metric in zip(asked.tasks, ("nats", "stance"), strict=True):
         assert ours[task][f"{metric},none"] == pytest.approx(reference[task][f"{metric},none"], abs=1e-4)
+
+
+OPS = ("zero", "scale=2", "constant=0.3", "range=-0.5:0.5:0")
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("op", OPS)
+def test_an_intervention_is_the_same_on_both(
+    vllm_engine: VLLMEngine, torch_engine: TorchEngine, requests: list, site: str, op: str
+) -> None:
+    neurons, asked = t.some_neurons(torch_engine.model, site, 0.1), Op.parse(op)
+    options = [(context, list(range(100, 164))) for context, _ in requests[::2]]
+    base = torch.tensor(vllm_engine.score_choices(options))
+    found, continued = [], []
+    for engine in (vllm_engine, torch_engine):
+        assert engine.intervene(neurons, asked) > 0
+        found.append(torch.tensor(engine.score_choices(options)))
+        continued.append([score for score, _ in engine.score_continuations(requests[:2])])
+        assert engine.intervene(None, asked) == 0
+    assert (found[0] - found[1]).abs().max() < 2e-3
+    assert continued[0] == pytest.approx(continued[1], abs=2e-2)
+    assert (found[0] - base).abs().max() > 0.02
+    assert torch.equal(torch.tensor(vllm_engine.score_choices(options)), base)
+
+
+def test_a_second_intervention_replaces_the_first(
+    vllm_engine: VLLMEngine, torch_engine: TorchEngine, requests: list
+) -> None:
+    first, second = (t.some_neurons(torch_engine.model, site, 0.1, seed=3) for site in ("mlp_act", "resid_post"))
+    asked = [(requests[0][0], [100, 200, 300])]
+    vllm_engine.intervene(second, ZERO)
+    alone = vllm_engine.score_choices(asked)
+    vllm_engine.intervene(first, ZERO)
+    assert vllm_engine.score_choices(asked) != alone
+    vllm_engine.intervene(second, ZERO)
+    assert vllm_engine.score_choices(asked) == alone
+    vllm_engine.intervene(None, ZERO)
+
+
+def test_interventions_that_do_nothing_are_none_or_an_error(vllm_engine: VLLMEngine, torch_engine: TorchEngine) -> None:
+    neurons = t.some_neurons(torch_engine.model, "mlp_act", 0.1)
+    for engine in (vllm_engine, torch_engine):
+        assert engine.intervene(neurons, Op(scale=1.0)) == 0
+        with pytest.raises(ProofError, match="changed"):
+            engine.intervene(neurons, Op(low=1e8, high=1e9, inside=0.0))
+    with pytest.raises(InputError, match="come from another model"):
+        vllm_engine.intervene(Neurons(neurons.mask[:-1], "mlp_act", "m"), ZERO)
+
+
+def test_swapped_weights_answer_as_a_fresh_engine_does(
+    vllm_engine: VLLMEngine, torch_engine: TorchEngine, requests: list, embedded: str, tmp_path: Path
+) -> None:
+    other = load_model(embedded)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.01)
+    other.save_pretrained(tmp_path)
+    torch_engine.tokenizer.save_pretrained(tmp_path)
+    fresh = TorchEngine.from_folder(str(tmp_path), Settings(dtype="float32", max_length=512))
+    asked = [(context, [100, 200, 300]) for context, _ in requests]
+    base = vllm_engine.score_choices(asked)
+    vllm_engine.swap(str(tmp_path))
+    swapped = torch.tensor(vllm_engine.score_choices(asked))
+    assert (swapped - torch.tensor(fresh.score_choices(asked))).abs().max() < 1e-3
+    assert (swapped - torch.tensor(base)).abs().max() > 0.02
+    vllm_engine.swap(embedded)
+    assert vllm_engine.score_choices(asked) == base
+
+
+def test_another_architecture_is_not_swapped_in(vllm_engine: VLLMEngine, folder: Callable[[str], str]) -> None:
+    with pytest.raises(InputError, match="start another engine"):
+        vllm_engine.swap(folder("llama"))
 
 
 def test_too_long_is_an_error_not_a_truncation(vllm_engine: VLLMEngine, requests: list) -> None:

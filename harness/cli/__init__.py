@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 the input is wrong, 3 an intervention did not do what it c
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("\nInterrupted. Finished runs are kept; give the same command again to go on.", err=True)
             raise SystemExit(130) from None
+        finally:
+            if lease := sys.modules.get("harness.engines.lease"):  # no command that starts no engine pays its import
+                lease.release()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

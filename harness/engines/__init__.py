@@ -10,6 +10,9 @@ from harness.errors import InputError, choices
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from harness.interventions import Op
+    from harness.neurons import Neurons
+
 Tokens = list[int]
 ENGINES = ("vllm", "torch")
 
@@ -56,6 +59,26 @@ class Engine(Protocol):
         """
         ...
 
+    def intervene(self, neurons: Neurons | None, op: Op) -> float:
+        """Carry out an op on the neurons from now on, in place of what was carried out before; None ends it.
+
+        Returns:
+            the largest change of an activation on a probe prompt, where the engine can say it (else NaN).
+
+        Raises:
+            InputError: neurons of another shape, or a model that takes no interventions.
+            ProofError: the op changes nothing on the probe prompt.
+        """
+        ...
+
+    def swap(self, folder: str) -> None:
+        """Serve the weights of another folder of the same architecture from now on, without any intervention.
+
+        Raises:
+            InputError: a model of another shape.
+        """
+        ...
+
     def close(self) -> None:
         """Give the memory back; the engine cannot be used afterwards."""
         ...
@@ -92,3 +115,8 @@ def check_length(context: Tokens, more: int, limit: int) -> None:
             f"A request has {len(context)} context and {more} further tokens; the engine takes {limit}. "
             "Nothing is truncated: raise --max-length."
         )
+
+
+def probe_prompt(vocabulary: int, longest: int) -> Tokens:
+    """Fixed token ids spread over the vocabulary: what an intervention proves itself on."""
+    return [(7919 * n + 11) % vocabulary for n in range(min(48, longest - 1))]

@@ -6,7 +6,7 @@ An optional donor patch (recipient = this engine's model) applies to scoring and
 from __future__ import annotations
 
 import gc
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,16 +14,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from harness.activations import batches, pad, position_ids
-from harness.engines import Settings, Tokens, check_length
+from harness.engines import Settings, Tokens, check_length, probe_prompt
 from harness.errors import InputError
+from harness.interventions import DonorPatch, Op, applying
 from harness.models import device, load_model, load_tokenizer
+from harness.neurons import Neurons
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from harness.interventions import DonorPatch
 
 DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -48,6 +48,7 @@ class TorchEngine:
         self._batch_tokens = settings.batch_tokens
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._pad = int(pad_id)  # type: ignore[arg-type]
+        self._intervention = ExitStack()
         self._check_head()
 
     @classmethod
@@ -197,7 +198,25 @@ class TorchEngine:
             ends |= {int(token) for token in listed if token is not None}
         return torch.tensor(sorted(ends), dtype=torch.long, device=self.model.device)
 
+    def intervene(self, neurons: Neurons | None, op: Op) -> float:
+        self._intervention.close()
+        if neurons is None or not len(neurons) or op.identity:
+            return 0.0
+        self._intervention = ExitStack()
+        effect = self._intervention.enter_context(applying(self.model, neurons, op))
+        self.score_choices([(probe_prompt(len(self.tokenizer), self.max_length), [0])])
+        if not effect.largest:
+            self._intervention.close()  # raises ProofError
+        return effect.largest
+
+    def swap(self, folder: str) -> None:
+        self._intervention.close()
+        self.model = load_model(folder, self.model.dtype, device())
+        self.tokenizer = load_tokenizer(folder)
+        self._check_head()
+
     def close(self) -> None:
+        self._intervention.close()
         del self.model, self.donor
         gc.collect()
 

@@ -1,21 +1,29 @@
 """vLLM: batched scoring and generation, in this process.
 
-One engine at a time serves one folder of weights. Single-token choices cost one forward pass per prompt (requested
-log-probabilities of just those tokens); longer continuations are read from the prompt's log-probabilities.
+One engine serves every variant of one architecture: weights are swapped and gates switched between batches, without a
+restart. Single-token choices cost one forward pass per prompt (requested log-probabilities of just those tokens); longer
+continuations are read from the prompt's log-probabilities.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from harness.engines import Settings, Tokens, check_length
-from harness.errors import InputError
+from harness.engines import Settings, Tokens, check_length, probe_prompt
+from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
+from harness.errors import InputError, ProofError, choices
+from harness.interventions import ZERO, Op
 from harness.models import device, load_config, load_tokenizer
 
 if TYPE_CHECKING:
+    from harness.neurons import Neurons
     from vllm import RequestOutput, SamplingParams
+
+
+_NOT_SHAPE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "pad_token_id"}
 
 
 class VLLMEngine:
@@ -33,6 +41,7 @@ class VLLMEngine:
         limit = int(getattr(config, "max_position_embeddings", settings.max_length))
         self.max_length = min(settings.max_length, limit)
         self.tokenizer = load_tokenizer(folder)
+        self.folder, self._gated = folder, set[str]()
         more: dict[str, Any] = {} if device() == "cuda" else {"block_size": 32, "distributed_executor_backend": "uni"}
         self._llm = LLM(
             model=folder,
@@ -45,7 +54,9 @@ class VLLMEngine:
             max_logprobs=128,
             disable_log_stats=True,
             trust_remote_code=False,
-            load_format="safetensors",
+            load_format=LOAD_FORMAT,
+            worker_extension_cls=EXTENSION,
+            additional_config={LOAD_FORMAT: 1},  # keeps compiled graphs with gates apart from those without
             use_tqdm_on_load=False,
             **more,
         )
@@ -94,6 +105,63 @@ class VLLMEngine:
         inputs: Any = [{"prompt_token_ids": ids} for ids in prompts]
         return self._llm.generate(inputs, params, use_tqdm=functools.partial(bar, what=what))
 
+    def intervene(self, neurons: Neurons | None, op: Op) -> float:
+        """Carry out an op on the neurons from now on, in place of what was carried out before; None ends it.
+
+        Returns:
+            the largest change of an activation on a probe prompt (NaN on a compiled engine, where answers are compared).
+
+        Raises:
+            InputError: a model without gates, or neurons of another shape.
+            ProofError: the op changes nothing on the probe prompt.
+        """
+        for site in {*self._gated, *([neurons.site] if neurons is not None else [])}:
+            self._gate(site, None, op)
+        self._gated = set()
+        if neurons is None or not len(neurons) or op.identity:
+            return 0.0
+        before = self._probe()
+        held = self._gate(neurons.site, neurons, op)
+        self._gated = {neurons.site}
+        after = self._probe()
+        effect = max(self._llm.collective_rpc("stance_effect", args=(neurons.site,)))
+        if not held or (effect == 0.0 and before == after):
+            self.intervene(None, op)
+            raise ProofError(f"{op} on {len(neurons)} neurons at {neurons.site} changed nothing on a probe prompt.")
+        return effect or float("nan")
+
+    def _gate(self, site: str, neurons: Neurons | None, op: Op) -> int:
+        layers = int(load_config(self.folder).get_text_config().num_hidden_layers)
+        chosen: list[list[int]] = [[] for _ in range(layers)]
+        if neurons is not None:
+            neurons.check_shape(neurons.mask.shape[1], layers)
+            chosen = [neurons.indices(layer).tolist() for layer in range(layers)]
+        held = self._llm.collective_rpc("stance_gate", args=(site, chosen, asdict(op)))
+        self._llm.reset_prefix_cache()  # what is cached there was computed under the gates as they were
+        return sum(held) if site == "mlp_act" else max(held)
+
+    def _probe(self) -> list[float]:
+        vocabulary = len(self.tokenizer)
+        options = list(range(0, vocabulary, max(1, vocabulary // 64)))[:64]
+        return self.score_choices([(probe_prompt(vocabulary, self.max_length), options)])[0]
+
+    def swap(self, folder: str) -> None:
+        """Serve the weights of another folder of the same architecture; nothing is restarted or compiled again.
+
+        Raises:
+            InputError: a model of another shape or vocabulary.
+        """
+        mine, other = (_shape(name) for name in (self.folder, folder))
+        if different := [key for key in mine if mine[key] != other.get(key)]:
+            raise InputError(
+                f"{folder} cannot be swapped in: it differs in {choices(different)}; start another engine."
+            )
+        self.intervene(None, ZERO)
+        self._llm.collective_rpc("stance_swap", args=(folder,))
+        self._llm.reset_prefix_cache()
+        self.folder = folder
+        self.tokenizer = load_tokenizer(folder)
+
     def close(self) -> None:
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
@@ -101,6 +169,11 @@ class VLLMEngine:
         del self._llm
         cleanup_dist_env_and_memory()
         gc.collect()
+
+
+def _shape(folder: str) -> dict[str, Any]:
+    """What two folders must agree in for one engine to serve both."""
+    return {key: value for key, value in load_config(folder).to_dict().items() if key not in _NOT_SHAPE}
 
 
 def _sum(output: RequestOutput, length: int) -> tuple[float, bool]:

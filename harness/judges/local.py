@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 from harness import engines, measure
+from harness.engines.lease import release
 from harness.errors import InputError
 from harness.judges import Judgement
 from harness.judges.rules import MEANING, marked, without_answer
@@ -41,6 +42,7 @@ class LocalJudge:
     def __init__(self, model: str, engine: str = "vllm", settings: engines.Settings | None = None) -> None:
         self.name = f"local:{model}"
         folder = resolve(model)
+        release()  # the measured model's engine, so that one model is in memory at a time
         self._engine = engines.start(engine, folder, settings or engines.Settings(dtype="auto", max_length=2048))
         self._chat = measure.uses_chat(self._engine.tokenizer, "auto")
         lead = "" if self._chat else " "
