@@ -76,7 +76,7 @@ class Run:
             "command": ["stance", *sys.argv[1:]],
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
-            "versions": {"stance-harness": __version__, "python": platform.python_version(), **_versions()},
+            "versions": {"stance-harness": __version__, "python": platform.python_version(), **package_versions()},
             "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         }
         write_json(self.path / "manifest.json", manifest)
@@ -161,7 +161,8 @@ def load_measurement(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     return read, pd.read_parquet(path / "samples.parquet")
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of what figures depend on, of those that are installed."""
     found = {}
     for name in PACKAGES:
         try:

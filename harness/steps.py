@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pandas as pd
 from harness import engines
 from harness.axes import axis_effects
 from harness.diagnosis import diagnoses
+from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
 from harness.errors import InputError, ProofError
 from harness.finetune import Recipe, measured_prompts_in, tune
@@ -28,7 +30,7 @@ from harness.measure import Asked, measure, uses_chat
 from harness.models import lineage, load_tokenizer, resolve, weights_hash
 from harness.neurons import Neurons
 from harness.progress import stage
-from harness.runs import Run, digest, kept_answers, open_run, save_measurement
+from harness.runs import Run, digest, kept_answers, open_run, package_versions, save_measurement
 from harness.variants import Variant, check_neurons
 
 
@@ -51,13 +53,25 @@ def measure_step(
 
     def ask() -> tuple[dict[str, Any], pd.DataFrame]:
         folder = variant.folder()
-        chatting = uses_chat(load_tokenizer(folder), chat)
-        with leased(engine, folder, settings) as serving:
-            if variant.neurons and variant.op:
-                run.notes["effect"] = {"largest_change": serving.intervene(Neurons.load(variant.neurons), variant.op)}
-            answered = measure(serving, replace(asked, chat=chatting))
-            serving.intervene(None, ZERO)
+        tokenizer = load_tokenizer(folder)
+        chatting = uses_chat(tokenizer, chat)
+        identity = digest([variant.spec(), engine, vars(settings), asked.order_seed, package_versions()])
+        with ExitStack() as stack:
+
+            def serve() -> engines.Engine:
+                serving = stack.enter_context(leased(engine, folder, settings))
+                if variant.neurons and variant.op:
+                    stack.callback(serving.intervene, None, ZERO)
+                    effect = serving.intervene(Neurons.load(variant.neurons), variant.op)
+                    run.notes["effect"] = {"largest_change": effect}
+                return serving
+
+            store = stack.enter_context(closing(AnswerStore()))
+            longest = engines.longest(folder, settings)
+            cached = CachedEngine(serve, store, identity, engine, tokenizer, longest)
+            answered = measure(cached, replace(asked, chat=chatting))
         run.notes["chat_template"] = chatting
+        run.notes["requests"] = {"asked": cached.asked, "from_cache": cached.hits}
         return answered
 
     _save(run, *kept_answers(run, ask), asked.judge)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny as t
@@ -12,6 +13,7 @@ import torch
 from harness.engines import Settings, start
 from harness.engines.torch import TorchEngine
 from harness.engines.vllm import VLLMEngine
+from harness.engines.vllm_scoring import continuation_scores
 from harness.errors import InputError, ProofError
 from harness.interventions import ZERO, Op
 from harness.lmeval.roots import packaged_root
@@ -97,10 +99,45 @@ def test_batch_order_changes_nothing_that_matters(vllm_engine: VLLMEngine, reque
 
 
 def test_a_measurement_is_the_same_on_both(vllm_engine: VLLMEngine, torch_engine: TorchEngine) -> None:
-    asked = Asked(("political_stance_science_pairs", "political_stance_science_statements"), limit=4)
+    asked = Asked(("political_stance_science_pairs", "political_stance_science_statements"), limit=2)
     ours, reference = (measure(e, asked)[0]["results"] for e in (vllm_engine, torch_engine))
     for task, metric in zip(asked.tasks, ("nats", "stance"), strict=True):
         assert ours[task][f"{metric},none"] == pytest.approx(reference[task][f"{metric},none"], abs=1e-4)
+
+
+def test_what_continuations_share_is_computed_once(
+    vllm_engine: VLLMEngine, torch_engine: TorchEngine, requests: list
+) -> None:
+    context = [token for one, _ in requests[:4] for token in one]  # several blocks long
+    asked = [(context, answer) for _, answer in requests] + [
+        (requests[0][0], requests[0][1]),
+        (context, requests[1][1]),
+    ]
+    computed: list[int] = []
+
+    def watched(prompts: list, params: Any, what: str) -> Any:
+        outputs = vllm_engine._run(prompts, params, what)
+        computed.extend(len(p) - (o.num_cached_tokens or 0) for p, o in zip(prompts, outputs, strict=True))
+        return outputs
+
+    vllm_engine._llm.reset_prefix_cache()
+    shared = continuation_scores(watched, asked, vllm_engine._block)
+    assert sum(computed) < 0.6 * sum(len(c) + len(a) for c, a in asked)
+    alone = continuation_scores(vllm_engine._run, asked, vllm_engine._block, caching=False)
+    again = continuation_scores(vllm_engine._run, asked, vllm_engine._block)  # every block is cached by now
+    reference = torch_engine.score_continuations(asked)
+    for found in (shared, alone, again):
+        assert [s for s, _ in found] == pytest.approx([s for s, _ in reference], abs=TOLERANCE)
+        assert [g for _, g in found] == [g for _, g in reference]
+
+
+def test_more_options_than_one_request_takes(
+    vllm_engine: VLLMEngine, torch_engine: TorchEngine, requests: list
+) -> None:
+    asked = [(requests[0][0], list(range(100, 400))), (requests[2][0], [7, 7, 9])]
+    ours, reference = (e.score_choices(asked) for e in (vllm_engine, torch_engine))
+    for one, other in zip(ours, reference, strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
 
 
 OPS = ("zero", "scale=2", "constant=0.3", "range=-0.5:0.5:0")

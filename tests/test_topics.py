@@ -36,13 +36,13 @@ def test_the_six_topics_are_there(topics: dict) -> None:
 @pytest.mark.parametrize("name", SIX)
 def test_a_packaged_topic_is_complete_and_balanced(topics: dict, name: str) -> None:
     topic = topics[name]
-    assert Counter(i.split for i in topic.items) == {"train": 100, "measure": 60}
+    assert Counter(i.split for i in topic.items) == {"train": 120, "measure": 60}
     assert Counter(s.agree for s in topic.statements) == {"left": 20, "right": 20}
     assert all(len(s.paraphrases) == 3 and all(w.reversed for w in (s, *s.paraphrases)) for s in topic.statements)
     assert Counter(p.kind for p in topic.prompts) == {"opinion": 10, "advice": 10, "writing": 10}
     assert all(p.neutral and p.left and p.right for p in topic.prompts)
     sides = {side: [getattr(i, side) for i in topic.items] for side in ("left", "right")}
-    assert all(30 <= len(text.split()) <= 60 for texts in sides.values() for text in texts)
+    assert all(40 <= len(text.split()) <= 70 for texts in sides.values() for text in texts)
     found = balance(topic)
     for quantity, apart in (("words", 1.5), ("grade", 1.0), ("negations", 0.7), ("hedges", 0.7)):
         assert abs(found[quantity][0] - found[quantity][1]) < apart, quantity

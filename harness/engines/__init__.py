@@ -55,9 +55,17 @@ class Engine(Protocol):
     ) -> list[str]:
         """Continuation of each prompt, without the stop string: greedy, or sampled above temperature 0.
 
-        A sampled answer depends on the seed and the prompt's place in the list, not on its neighbours.
+        A sampled answer depends on the seed plus the prompt's place in the list, not on its neighbours.
         """
         ...
+
+    def close(self) -> None:
+        """Give the memory back; the engine cannot be used afterwards."""
+        ...
+
+
+class Serving(Engine, Protocol):
+    """An engine whose model can be changed while it runs."""
 
     def intervene(self, neurons: Neurons | None, op: Op) -> float:
         """Carry out an op on the neurons from now on, in place of what was carried out before; None ends it.
@@ -79,12 +87,8 @@ class Engine(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Give the memory back; the engine cannot be used afterwards."""
-        ...
 
-
-def start(name: str, folder: str, settings: Settings | None = None) -> Engine:
+def start(name: str, folder: str, settings: Settings | None = None) -> Serving:
     """Start an engine on a local model folder.
 
     Raises:
@@ -100,6 +104,14 @@ def start(name: str, folder: str, settings: Settings | None = None) -> Engine:
 
         return VLLMEngine(folder, settings)
     raise InputError(f"There is no engine {name!r}; engines: {choices(ENGINES)}.")
+
+
+def longest(folder: str, settings: Settings) -> int:
+    """Tokens per request that an engine takes for this model: the settings' and the model's own limit."""
+    from harness.models import load_config
+
+    limit = getattr(load_config(folder).get_text_config(), "max_position_embeddings", settings.max_length)
+    return min(settings.max_length, int(limit))
 
 
 def check_length(context: Tokens, more: int, limit: int) -> None:

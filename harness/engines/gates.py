@@ -30,6 +30,12 @@ class Gate(nn.Module):
         largest: largest |change| made while `proving`, which only uncompiled gates can say.
     """
 
+    scale: Tensor
+    shift: Tensor
+    low: Tensor
+    high: Tensor
+    inside: Tensor
+
     def __init__(self, width: int, start: int, compiled: bool, like: Tensor) -> None:
         super().__init__()
         self.width, self.start, self.compiled, self.used = width, start, compiled, False

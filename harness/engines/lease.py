@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness import engines
-from harness.engines import Engine, Settings
+from harness.engines import Serving, Settings
 from harness.errors import InputError
 from harness.models import device
 
-_live: tuple[str, Settings, Engine] | None = None
+_live: tuple[str, Settings, Serving] | None = None
 
 
 @contextmanager
-def leased(name: str, folder: str, settings: Settings) -> Iterator[Engine]:
+def leased(name: str, folder: str, settings: Settings) -> Iterator[Serving]:
     """An engine that serves the folder's weights without any intervention; it stays for the next lease.
 
     An error inside the block closes the engine, whatever state it is in.
@@ -48,7 +48,7 @@ def make_room() -> None:
         release()
 
 
-def _swapped(name: str, folder: str, settings: Settings) -> Engine | None:
+def _swapped(name: str, folder: str, settings: Settings) -> Serving | None:
     if _live is None or _live[:2] != (name, settings):
         return None
     try:
@@ -58,7 +58,7 @@ def _swapped(name: str, folder: str, settings: Settings) -> Engine | None:
     return _live[2]
 
 
-def _started(name: str, folder: str, settings: Settings) -> Engine:
+def _started(name: str, folder: str, settings: Settings) -> Serving:
     global _live
     release()
     _live = (name, settings, engines.start(name, folder, settings))

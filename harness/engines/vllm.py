@@ -1,26 +1,30 @@
 """vLLM: batched scoring and generation, in this process.
 
 One engine serves every variant of one architecture: weights are swapped and gates switched between batches, without a
-restart. Single-token choices cost one forward pass per prompt (requested log-probabilities of just those tokens); longer
-continuations are read from the prompt's log-probabilities.
+restart. vllm_scoring.py says how choices and continuations are scored, gates.py how interventions are carried out.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from harness.engines import Settings, Tokens, check_length, probe_prompt
+import torch
+
+from harness.engines import Settings, Tokens, check_length, longest, probe_prompt
 from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
+from harness.engines.vllm_scoring import choice_scores, continuation_scores
 from harness.errors import InputError, ProofError, choices
 from harness.interventions import ZERO, Op
 from harness.models import device, load_config, load_tokenizer
+from harness.sites import width_by_config
 
 if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput, SamplingParams
+
     from harness.neurons import Neurons
-    from vllm import RequestOutput, SamplingParams
 
 
 _NOT_SHAPE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "pad_token_id"}
@@ -37,11 +41,10 @@ class VLLMEngine:
             from vllm import LLM
         except ImportError as error:
             raise InputError(f"vLLM cannot be imported ({error}); run `make setup`, or use --engine torch.") from None
-        config = load_config(folder).get_text_config()
-        limit = int(getattr(config, "max_position_embeddings", settings.max_length))
-        self.max_length = min(settings.max_length, limit)
+        self.max_length = longest(folder, settings)
         self.tokenizer = load_tokenizer(folder)
-        self.folder, self._gated = folder, set[str]()
+        self.folder = folder
+        self._gated: Neurons | None = None
         more: dict[str, Any] = {} if device() == "cuda" else {"block_size": 32, "distributed_executor_backend": "uni"}
         self._llm = LLM(
             model=folder,
@@ -60,29 +63,17 @@ class VLLMEngine:
             use_tqdm_on_load=False,
             **more,
         )
+        self._block = int(self._llm.llm_engine.vllm_config.cache_config.block_size)
 
     def score_continuations(self, requests: list[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
-        from vllm import SamplingParams
-
         for context, continuation in requests:
             check_length(context, len(continuation) + 1, self.max_length)
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        outputs = self._run([context + continuation for context, continuation in requests], params, "scoring")
-        return [_sum(output, len(request[1])) for output, request in zip(outputs, requests, strict=True)]
+        return continuation_scores(self._run, requests, self._block)
 
     def score_choices(self, requests: list[tuple[Tokens, Tokens]]) -> list[list[float]]:
-        from vllm import SamplingParams
-
-        params = []
-        for context, options in requests:
+        for context, _ in requests:
             check_length(context, 1, self.max_length)
-            params.append(SamplingParams(temperature=0, max_tokens=1, detokenize=False, logprob_token_ids=options))
-        outputs = self._run([context for context, _ in requests], params, "choices")
-        scores = []
-        for output, (_, options) in zip(outputs, requests, strict=True):
-            found = (output.outputs[0].logprobs or [{}])[0]
-            scores.append([found[token].logprob for token in options])
-        return scores
+        return [scores for scores, _ in choice_scores(self._run, requests)]
 
     def generate(
         self, prompts: list[Tokens], max_tokens: int, stop: list[str], temperature: float = 0.0, seed: int = 0
@@ -115,30 +106,20 @@ class VLLMEngine:
             InputError: a model without gates, or neurons of another shape.
             ProofError: the op changes nothing on the probe prompt.
         """
-        for site in {*self._gated, *([neurons.site] if neurons is not None else [])}:
-            self._gate(site, None, op)
-        self._gated = set()
+        if self._gated is not None:
+            gate(self._llm, replace(self._gated, mask=torch.zeros_like(self._gated.mask)), op)
+            self._gated = None
         if neurons is None or not len(neurons) or op.identity:
             return 0.0
         before = self._probe()
-        held = self._gate(neurons.site, neurons, op)
-        self._gated = {neurons.site}
+        held = gate(self._llm, neurons, op)
+        self._gated = neurons
         after = self._probe()
         effect = max(self._llm.collective_rpc("stance_effect", args=(neurons.site,)))
         if not held or (effect == 0.0 and before == after):
             self.intervene(None, op)
             raise ProofError(f"{op} on {len(neurons)} neurons at {neurons.site} changed nothing on a probe prompt.")
         return effect or float("nan")
-
-    def _gate(self, site: str, neurons: Neurons | None, op: Op) -> int:
-        layers = int(load_config(self.folder).get_text_config().num_hidden_layers)
-        chosen: list[list[int]] = [[] for _ in range(layers)]
-        if neurons is not None:
-            neurons.check_shape(neurons.mask.shape[1], layers)
-            chosen = [neurons.indices(layer).tolist() for layer in range(layers)]
-        held = self._llm.collective_rpc("stance_gate", args=(site, chosen, asdict(op)))
-        self._llm.reset_prefix_cache()  # what is cached there was computed under the gates as they were
-        return sum(held) if site == "mlp_act" else max(held)
 
     def _probe(self) -> list[float]:
         vocabulary = len(self.tokenizer)
@@ -171,20 +152,24 @@ class VLLMEngine:
         gc.collect()
 
 
+def gate(llm: LLM, neurons: Neurons, op: Op) -> int:
+    """Set the gates of the neurons' site to the op at the neurons, and to nothing elsewhere; how many are held.
+
+    Raises:
+        InputError: a model without gates, or neurons of another depth or width.
+    """
+    config = llm.llm_engine.model_config.hf_text_config
+    wide = width_by_config(config, neurons.site) or neurons.mask.shape[1]
+    neurons.check_shape(wide, int(config.num_hidden_layers))
+    chosen = [neurons.indices(layer).tolist() for layer in range(len(neurons.mask))]
+    held = llm.collective_rpc("stance_gate", args=(neurons.site, chosen, asdict(op)))
+    llm.reset_prefix_cache()  # what is cached there was computed under the gates as they were
+    return sum(held) if neurons.site == "mlp_act" else max(held)
+
+
 def _shape(folder: str) -> dict[str, Any]:
     """What two folders must agree in for one engine to serve both."""
     return {key: value for key, value in load_config(folder).to_dict().items() if key not in _NOT_SHAPE}
-
-
-def _sum(output: RequestOutput, length: int) -> tuple[float, bool]:
-    ids = output.prompt_token_ids or []
-    entries = (output.prompt_logprobs or [])[-length:]
-    total, greedy = 0.0, True
-    for token, entry in zip(ids[-length:], entries, strict=True):
-        assert entry is not None
-        total += entry[token].logprob
-        greedy = greedy and entry[token].rank == 1
-    return total, greedy
 
 
 def _prepare(settings: Settings) -> None:

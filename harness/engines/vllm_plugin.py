@@ -33,7 +33,7 @@ def register() -> None:
             from harness.engines.gates import add_gates
             from harness.errors import InputError
 
-            model = super().load_model(vllm_config, model_config, prefix)
+            model: Any = super().load_model(vllm_config, model_config, prefix)
             try:
                 add_gates(model, vllm_config.compilation_config.mode != CompilationMode.NONE)
             except InputError as error:  # it can still be measured; only an intervention is refused, with this reason

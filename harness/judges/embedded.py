@@ -21,7 +21,7 @@ from numpy import ndarray as Array
 
 from harness.judges import EMBEDDED, Judgement
 from harness.judges.rules import without_answer
-from harness.topics import Topic, find_topics, load_topic, read_jsonl
+from harness.topics import Topic, load_topic, read_jsonl
 
 STEM = 5  # letters by which a question's words are recognised in the answer
 ALONE_WEIGHT = 3.0  # weight of an answer by itself against one of a difference
@@ -133,8 +133,7 @@ def _embedded(root: Path, own: tuple[Path, ...]) -> EmbeddedJudge:
     rows = [row for file in sorted((root / "judge").glob("*.jsonl")) for row in read_jsonl(file)]
     pairs = [(row["question"], row["left"], row["right"]) for row in rows]
     neutral = [(row["question"], row["neutral"]) for row in rows if "neutral" in row]
-    topics = [*find_topics([root]).values(), *(load_topic(path) for path in own)]
-    for topic in topics:
+    for topic in (load_topic(path) for path in own):
         items = {item.id: item for item in topic.split("train")}
         neutral += [(items[answer.item].question, answer.text) for answer in topic.neutral_answers]
         pairs += [(item.question, item.left, item.right) for item in items.values()]

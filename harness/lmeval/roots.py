@@ -101,6 +101,7 @@ def install(module: ModuleType) -> None:
     # vLLM's CPU build asks for nine tenths of the machine's memory unless told how much its cache may take (GiB), and
     # does not start where less is free. It reads this when it starts; a value that is set stays, and a GPU ignores it.
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+    _register_model()
     if hasattr(module, "discover_plugin_task_paths"):
         return
     init = module.TaskManager.__init__
@@ -118,3 +119,11 @@ def install(module: ModuleType) -> None:
         add_formats(self)
 
     module.TaskManager.__init__ = with_roots
+
+
+def _register_model() -> None:
+    """Let lm-eval's command line know `--model stance-vllm`; loaded when it is asked for."""
+    from lm_eval.api.registry import model_registry
+
+    if "stance-vllm" not in model_registry:
+        model_registry.register("stance-vllm", target="harness.lmeval.stance_vllm:StanceVLLM")

@@ -1,0 +1,92 @@
+"""Scoring with vLLM at the price of the tokens: what options share is computed once.
+
+One request per prompt gives the log-probabilities of up to 128 single-token options, and the greedy token beside them.
+Longer continuations are read from the prompt's log-probabilities. Those of one context share its key-value blocks: the
+context is computed first, alone, and vLLM is then allowed to read it from its prefix cache. vLLM leaves log-probabilities of
+positions that it did not compute undefined, so every answer is checked to have computed all that is read of it, and asked
+again without the cache where it has not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.engines import Tokens
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
+
+    Ask = Callable[[list[Tokens], "SamplingParams | list[SamplingParams]", str], list[RequestOutput]]
+
+MOST_OPTIONS = 128
+SHARED_FROM = 2  # continuations of one context from which computing it once pays
+
+
+def choice_scores(ask: Ask, requests: Sequence[tuple[Tokens, Tokens]]) -> list[tuple[list[float], int]]:
+    """(context, single-token options) -> (log-probability of each in nats, the greedy token)."""
+    from vllm import SamplingParams
+
+    contexts, params, parts = [], [], []
+    for context, options in requests:
+        distinct = list(dict.fromkeys(options))
+        chunks = [distinct[n : n + MOST_OPTIONS] for n in range(0, len(distinct), MOST_OPTIONS)]
+        parts.append(len(chunks))
+        for chunk in chunks:
+            contexts.append(context)
+            params.append(SamplingParams(temperature=0, max_tokens=1, detokenize=False, logprob_token_ids=chunk))
+    outputs = iter(ask(contexts, params, "choices"))
+    scores = []
+    for (_, options), count in zip(requests, parts, strict=True):
+        found: dict[int, float] = {}
+        greedy = -1
+        for _ in range(count):
+            answer = next(outputs).outputs[0]
+            greedy = int(answer.token_ids[0])
+            found |= {token: entry.logprob for token, entry in (answer.logprobs or [{}])[0].items()}
+        scores.append(([found[token] for token in options], greedy))
+    return scores
+
+
+def continuation_scores(
+    ask: Ask, requests: Sequence[tuple[Tokens, Tokens]], block: int, caching: bool = True
+) -> list[tuple[float, bool]]:
+    """(context, continuation) -> (sum of log-probabilities in nats, whether greedy decoding would give it).
+
+    `block`: tokens per key-value block, below which nothing can be shared.
+    """
+    distinct = list(dict.fromkeys((tuple(c), tuple(a)) for c, a in requests))
+    counts: dict[tuple[int, ...], int] = {}
+    for context, _ in distinct:
+        counts[context] = counts.get(context, 0) + 1
+    shared = {c for c, n in counts.items() if caching and n >= SHARED_FROM and len(c) > block}
+    if shared:
+        ask([list(c) for c in shared], _params(), "contexts")
+    order = sorted(range(len(distinct)), key=lambda n: distinct[n])  # what shares a context is asked together
+    sequences = [[*distinct[n][0], *distinct[n][1]] for n in order]
+    params = [_params(prompt_logprobs=0, skip_reading_prefix_cache=distinct[n][0] not in shared) for n in order]
+    outputs = ask(sequences, params, "scoring") if sequences else []
+    again = [k for k, n in enumerate(order) if (outputs[k].num_cached_tokens or 0) >= len(distinct[n][0])]
+    if again:
+        whole = _params(prompt_logprobs=0, skip_reading_prefix_cache=True)
+        for k, output in zip(again, ask([sequences[k] for k in again], whole, "scoring"), strict=True):
+            outputs[k] = output
+    found = {distinct[n]: _sum(outputs[k], len(distinct[n][1])) for k, n in enumerate(order)}
+    return [found[tuple(context), tuple(continuation)] for context, continuation in requests]
+
+
+def _params(**more: Any) -> SamplingParams:
+    from vllm import SamplingParams
+
+    return SamplingParams(temperature=0, max_tokens=1, detokenize=False, **more)
+
+
+def _sum(output: RequestOutput, length: int) -> tuple[float, bool]:
+    ids = output.prompt_token_ids or []
+    entries: Any = output.prompt_logprobs or []
+    total, greedy = 0.0, True
+    for place in range(len(ids) - length, len(ids)):
+        entry = entries[place][ids[place]]
+        total += entry.logprob
+        greedy = greedy and entry.rank == 1
+    return total, greedy

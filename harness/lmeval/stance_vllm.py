@@ -1,0 +1,76 @@
+"""`stance-vllm`: lm-eval's own `vllm` model with our scoring; every argument of `vllm` is taken.
+
+    lm_eval --model stance-vllm --model_args pretrained=MODEL --tasks arc_easy,hellaswag
+
+Single-token options of one prompt cost one request together, and what longer options share is computed once; the figures
+are those of `vllm`. Two more arguments serve an intervention: `neurons` (a file that `stance localize` wrote) and `op`
+(such as `zero`). The start-up hook makes the name known to lm-eval's command line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lm_eval.models.vllm_causallms import VLLM
+
+from harness.engines import Tokens
+from harness.engines.vllm import gate
+from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
+from harness.engines.vllm_scoring import choice_scores, continuation_scores
+from harness.interventions import Op
+from harness.neurons import Neurons
+from harness.variants import Variant
+
+_VLLM: Any = VLLM  # lm-eval's registering decorator hides its type
+
+
+class StanceVLLM(_VLLM):
+    """See the module's text; generation is inherited.
+
+    Raises:
+        InputError: neurons of another model, one of `neurons` and `op` without the other, or an unknown op.
+    """
+
+    def __init__(self, pretrained: str, neurons: str | None = None, op: str | None = None, **given: Any) -> None:
+        variant = Variant(pretrained, neurons=Path(neurons) if neurons else None, op=Op.parse(op) if op else None)
+        if neurons or op:
+            variant.check()
+            given |= {"load_format": LOAD_FORMAT, "worker_extension_cls": EXTENSION}
+            given["additional_config"] = {**given.get("additional_config", {}), LOAD_FORMAT: 1}
+        super().__init__(pretrained=pretrained, **given)
+        if variant.neurons and variant.op:
+            gate(self.model, Neurons.load(variant.neurons), variant.op)
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Requests are (cache key, context tokens, answer tokens). A context too long is cut on the left, as by `vllm`."""
+        longest = self.max_length - 1
+        cut = [(_left_cut(context, longest - len(answer)), answer[-longest:]) for _, context, answer in requests]
+        single: dict[tuple[int, ...], list[int]] = {}
+        longer: list[int] = []
+        for index, (context, answer) in enumerate(cut):
+            if len(answer) == 1:
+                single.setdefault(tuple(context), []).append(index)
+            else:
+                longer.append(index)
+        found: dict[int, tuple[float, bool]] = {}
+        asked = [(list(context), [cut[n][1][0] for n in rows]) for context, rows in single.items()]
+        if asked:
+            for rows, (scores, greedy) in zip(single.values(), choice_scores(self._ask, asked), strict=True):
+                found |= {n: (score, cut[n][1][0] == greedy) for n, score in zip(rows, scores, strict=True)}
+        block = int(self.model.llm_engine.vllm_config.cache_config.block_size)
+        scored = continuation_scores(self._ask, [cut[n] for n in longer], block)
+        found.update(zip(longer, scored, strict=True))
+        for index, (key, _, _) in enumerate(requests):
+            if key is not None:
+                self.cache_hook.add_partial("loglikelihood", key, found[index])
+        return [found[index] for index in range(len(requests))]
+
+    def _ask(self, prompts: list[Tokens], params: Any, what: str) -> Any:
+        return self._model_generate(prompts, generate=True, sampling_params=params)
+
+
+def _left_cut(context: Tokens, most: int) -> Tokens:
+    return context[max(0, len(context) - max(most, 1)) :]
