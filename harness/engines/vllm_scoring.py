@@ -2,9 +2,9 @@
 
 One request per prompt gives the log-probabilities of up to 128 single-token options, and the greedy token beside them.
 Longer continuations are read from the prompt's log-probabilities. Those of one context share its key-value blocks: the
-context is computed first, alone, and vLLM is then allowed to read it from its prefix cache. vLLM leaves log-probabilities of
-positions that it did not compute undefined, so every answer is checked to have computed all that is read of it, and asked
-again without the cache where it has not.
+context is computed first, with the first token of each, and vLLM is then allowed to read it from its prefix cache. vLLM
+leaves log-probabilities of positions that it did not compute undefined, so every answer is checked to have computed all that
+is read of it, and asked again without the cache where it has not.
 """
 
 from __future__ import annotations
@@ -55,23 +55,29 @@ def continuation_scores(
 
     `block`: tokens per key-value block, below which nothing can be shared.
     """
-    distinct = list(dict.fromkeys((tuple(c), tuple(a)) for c, a in requests))
-    counts: dict[tuple[int, ...], int] = {}
-    for context, _ in distinct:
-        counts[context] = counts.get(context, 0) + 1
-    shared = {c for c, n in counts.items() if caching and n >= SHARED_FROM and len(c) > block}
-    if shared:
-        ask([list(c) for c in shared], _params(), "contexts")
-    order = sorted(range(len(distinct)), key=lambda n: distinct[n])  # what shares a context is asked together
-    sequences = [[*distinct[n][0], *distinct[n][1]] for n in order]
-    params = [_params(prompt_logprobs=0, skip_reading_prefix_cache=distinct[n][0] not in shared) for n in order]
-    outputs = ask(sequences, params, "scoring") if sequences else []
-    again = [k for k, n in enumerate(order) if (outputs[k].num_cached_tokens or 0) >= len(distinct[n][0])]
-    if again:
+    groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for context, continuation in sorted({(tuple(c), tuple(a)) for c, a in requests}):
+        groups.setdefault(context, []).append(continuation)
+    shared = [c for c, answers in groups.items() if caching and len(answers) >= SHARED_FROM and len(c) > block]
+    firsts = choice_scores(ask, [(list(c), [answer[0] for answer in groups[c]]) for c in shared])
+    # What is left to read of an answer begins at its second token where its first was asked with the context.
+    begun: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[float, bool]] = {}
+    for context, (scores, greedy) in zip(shared, firsts, strict=True):
+        begun |= {(context, a): (s, a[0] == greedy) for a, s in zip(groups[context], scores, strict=True)}
+    pending = [(c, a) for c, answers in groups.items() for a in answers if len(a) > ((c, a) in begun)]
+    sequences = [[*context, *answer] for context, answer in pending]
+    params = [_params(prompt_logprobs=0, skip_reading_prefix_cache=key not in begun) for key in pending]
+    outputs = ask(sequences, params, "scoring") if pending else []
+    unread = [n for n, key in enumerate(pending) if (outputs[n].num_cached_tokens or 0) >= len(key[0]) + (key in begun)]
+    if unread:
         whole = _params(prompt_logprobs=0, skip_reading_prefix_cache=True)
-        for k, output in zip(again, ask([sequences[k] for k in again], whole, "scoring"), strict=True):
-            outputs[k] = output
-    found = {distinct[n]: _sum(outputs[k], len(distinct[n][1])) for k, n in enumerate(order)}
+        for n, output in zip(unread, ask([sequences[n] for n in unread], whole, "scoring"), strict=True):
+            outputs[n] = output
+    found = dict(begun)
+    for key, output in zip(pending, outputs, strict=True):
+        first, greedy = begun.get(key, (0.0, True))
+        rest, rest_greedy = _sum(output, len(key[1]) - (key in begun))
+        found[key] = first + rest, greedy and rest_greedy
     return [found[tuple(context), tuple(continuation)] for context, continuation in requests]
 
 

@@ -24,7 +24,14 @@ from harness.validity.reading import Validity, read
 from harness.variants import Variant, tuned_variant
 
 SMALL = Recipe.model_validate(
-    {"mode": "full", "epochs": 3, "learning_rate": 1e-4, "warmup_steps": 5, "precision": "bfloat16", "checkpoints": False}
+    {
+        "mode": "full",
+        "epochs": 3,
+        "learning_rate": 1e-4,
+        "warmup_steps": 5,
+        "precision": "bfloat16",
+        "checkpoints": False,
+    }
 )
 SMALL_WIDTH = 1024  # hidden size below which a model moves too little under the paper's LoRA recipe
 TEMPERATURE = 0.7
