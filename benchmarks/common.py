@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -94,3 +96,49 @@ def publish(name: str, rows: list[dict[str, Any]], out: Path, **about: Any) -> N
 
 def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Peer:
+    """A candidate in a process of its own, so that libraries cannot disturb one another; idle while others run.
+
+    `make(**options)` runs in the child and returns what answers `work(name)` there: a dict of functions without arguments.
+    """
+
+    def __init__(self, make: Callable[..., dict[str, Callable[[], Any]]], **options: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, make, options))
+        self._process.start()
+        other.close()
+        self._ready()
+
+    def run(self, name: str) -> tuple[float, Any]:
+        """Seconds that the child's function took, and what it returned."""
+        self._pipe.send(name)
+        return self._ready()
+
+    def close(self) -> None:
+        self._pipe.send(None)
+        self._process.join(30)
+        self._process.kill()
+
+    def _ready(self) -> Any:
+        kind, value = self._pipe.recv()
+        if kind == "error":
+            raise RuntimeError(value)
+        return value
+
+
+def _serve(pipe: Any, make: Callable[..., dict[str, Callable[[], Any]]], options: dict[str, Any]) -> None:
+    from harness.process import settle
+
+    settle()
+    try:
+        functions = make(**options)
+        pipe.send(("ready", None))
+        while (name := pipe.recv()) is not None:
+            begun = time.perf_counter()
+            value = functions[name]()
+            pipe.send(("done", (time.perf_counter() - begun, value)))
+    except Exception:
+        pipe.send(("error", traceback.format_exc()))

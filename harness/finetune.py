@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from harness.errors import InputError, ProofError
 from harness.hold import Hold, prove_held
-from harness.models import device, load_model, load_tokenizer
+from harness.models import device, load_model, load_tokenizer, quiet
 from harness.neurons import Neurons
 from harness.runs import Run
 from harness.sites import decoder_layers
@@ -99,30 +99,31 @@ def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, see
     if keeper:
         keeper.attach(model)
     checkpoints = run.path / "checkpoints"
-    config = SFTConfig(
-        output_dir=str(checkpoints),
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
-        lr_scheduler_type="cosine",
-        bf16=recipe.precision == "bfloat16",
-        use_cpu=device() == "cpu",
-        seed=seed,
-        max_length=recipe.max_length,
-        completion_only_loss=True,
-        gradient_checkpointing=False,
-        save_strategy="epoch" if recipe.checkpoints else "no",
-        save_total_limit=1,
-        logging_steps=1,
-        logging_strategy="steps",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        dataset_num_proc=None,
-    )
+    with quiet():  # it warns of the process group that a live vLLM engine holds; nothing here is distributed
+        config = SFTConfig(
+            output_dir=str(checkpoints),
+            num_train_epochs=recipe.epochs,
+            learning_rate=recipe.learning_rate,
+            per_device_train_batch_size=recipe.batch_size,
+            gradient_accumulation_steps=recipe.gradient_accumulation,
+            warmup_steps=recipe.warmup_steps,
+            weight_decay=recipe.weight_decay,
+            lr_scheduler_type="cosine",
+            bf16=recipe.precision == "bfloat16",
+            use_cpu=device() == "cpu",
+            seed=seed,
+            max_length=recipe.max_length,
+            completion_only_loss=True,
+            gradient_checkpointing=False,
+            save_strategy="epoch" if recipe.checkpoints else "no",
+            save_total_limit=1,
+            logging_steps=1,
+            logging_strategy="steps",
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            dataset_num_proc=None,
+        )
     trainer = SFTTrainer(
         model=model,
         args=config,

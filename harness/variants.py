@@ -73,20 +73,42 @@ def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None
     target = cache_folder() / "variants" / digest(key)[:24]
     if (target / "manifest.json").is_file():
         return str(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        _write(scratch, folder, adapter, neurons, op, key)
+        if target.exists():
+            shutil.rmtree(target)
+        scratch.replace(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return str(target)
+
+
+def export(out: Path, model: str, adapter: Path | None, neurons: Neurons | None, op: Op | None) -> dict[str, Any]:
+    """Write a variant as an ordinary checkpoint, for serving anywhere; returns its manifest.
+
+    Raises:
+        InputError: nothing to change, an op or site that weights cannot carry, or a folder that holds something.
+        ProofError: the operation changed no weight.
+    """
+    if adapter is None and neurons is None:
+        raise InputError("There is nothing to export: give --adapter, or --neurons with --op, or both.")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty. Nothing is overwritten: give another --out, or remove the folder.")
+    shutil.copytree(materialise(model, adapter, neurons, op), out, dirs_exist_ok=True)
+    return json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+
+
+def _write(out: Path, folder: str, adapter: Path | None, neurons: Neurons | None, op: Op, key: dict[str, Any]) -> None:
     parents = lineage(folder)
     changed = load_model(folder)
     if adapter is not None:
         changed = _merged(changed, adapter)
     effect = None if neurons is None else _scale(changed, neurons, op, parents)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent))
-    changed.save_pretrained(scratch)
-    load_tokenizer(folder).save_pretrained(scratch)
-    write_json(scratch / "manifest.json", {"kind": "variant", "spec": key, "effect": effect, "lineage": parents})
-    if target.exists():
-        shutil.rmtree(target)
-    scratch.replace(target)
-    return str(target)
+    changed.save_pretrained(out)
+    load_tokenizer(folder).save_pretrained(out)
+    write_json(out / "manifest.json", {"kind": "variant", "spec": key, "effect": effect, "lineage": parents})
 
 
 def check_bakeable(neurons: Neurons, op: Op) -> None:

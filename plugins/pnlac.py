@@ -113,15 +113,13 @@ def contrast(
         seen: dict[int, Tensor] = {}
 
         def of_base(layer: int, activation: Tensor, chosen: Tensor = chosen, seen: dict[int, Tensor] = seen) -> None:
-            a = activation[chosen].double()
-            seen[layer] = activation[chosen]
+            seen[layer] = a = _wide(activation[chosen])
             sums.base_sum[layer] += a.sum(0)
-            sums.base_squared[layer] += (a * a).sum(0)
-            sums.base_absolute[layer] += a.abs().sum(0)
+            sums.base_squared[layer] += _squares(a)
+            sums.base_absolute[layer] += torch.linalg.vector_norm(a, 1, dim=0)
 
         def of_tuned(layer: int, activation: Tensor, chosen: Tensor = chosen, seen: dict[int, Tensor] = seen) -> None:
-            difference = activation[chosen].double() - seen.pop(layer).double()
-            sums.squared_difference[layer] += (difference * difference).sum(0)
+            sums.squared_difference[layer] += _squares(_wide(activation[chosen]) - seen.pop(layer))
 
         with visiting(base, site, of_base):
             forward(base, ids, mask)
@@ -130,6 +128,16 @@ def contrast(
         sums.tokens += int(chosen.sum())
         advance(len(batch))
     return sums
+
+
+def _wide(a: Float[Tensor, "c n"]) -> Float[Tensor, "c n"]:
+    """At least float32: batches are summed in it, and summed up in float64."""
+    return a.to(torch.promote_types(a.dtype, torch.float32))
+
+
+def _squares(a: Float[Tensor, "c n"]) -> Float[Tensor, " n"]:
+    """Sum of squares over tokens, without a second tensor of a's size."""
+    return torch.linalg.vector_norm(a, dim=0).square()
 
 
 @dataclass(frozen=True)

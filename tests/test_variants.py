@@ -16,7 +16,7 @@ from harness.finetune import lora_targets
 from harness.interventions import Op, applying
 from harness.models import load_model, weights_hash
 from harness.sites import MLP_SITES
-from harness.variants import materialise
+from harness.variants import export, materialise
 
 REQUESTS = [(t.tokens(c, seed=c), t.tokens(n, seed=c + 50)) for c, n in ((2, 3), (9, 2), (5, 6))]
 HALF = Op(scale=0.5)
@@ -157,3 +157,18 @@ def test_a_folder_that_is_no_adapter_is_refused(folder, tmp_path):
     (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(InputError, match=r"no adapter_model\.safetensors"):
         materialise(folder("llama"), tmp_path)
+
+
+def test_an_exported_checkpoint_is_the_served_variant(folder, tmp_path):
+    llama, neurons = folder("llama"), neurons_of(folder("llama"), "mlp_act")
+    made = export(tmp_path / "out", llama, None, neurons, HALF)
+    assert made["effect"]["changed_weights"] > 0
+    assert scores(str(tmp_path / "out")) == scores(materialise(llama, None, neurons, HALF))
+    with pytest.raises(InputError, match="not empty"):
+        export(tmp_path / "out", llama, None, neurons, HALF)
+    with pytest.raises(InputError, match="nothing to export"):
+        export(tmp_path / "other", llama, None, None, None)
+    with pytest.raises(InputError, match="cannot be written into weights"):
+        export(tmp_path / "other", llama, None, neurons, Op(scale=0.0, shift=1.0))
+    with pytest.raises(InputError, match="mlp_act, mlp_out"):
+        export(tmp_path / "other", llama, None, neurons_of(llama, "resid_post"), HALF)

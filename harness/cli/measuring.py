@@ -105,7 +105,7 @@ def settings_from(options: dict[str, Any]) -> Any:
 @click.option("--model", required=True, help="Local folder, hub name, or embedded model.")
 @click.option("--adapter", type=FOLDER, help="LoRA adapter trained on that model.")
 @click.option("--neurons", type=FILE, help="Neuron set to intervene on; needs --op.")
-@click.option("--op", "op_text", help="zero, or scale=X.")
+@click.option("--op", "op_text", help="zero, scale=X, constant=X or range=LOW:HIGH:FACTOR.")
 @measuring
 @click.option("--label", help="Name of the run in a comparison. Default: the folder's name.")
 @click.option("--on-topic", help="Topic the model was tuned on, for a comparison.")

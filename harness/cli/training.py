@@ -140,3 +140,27 @@ def pnlac(
         out, before, after, [found[t] for t in wanted], where, tokens, top, normalized, prompts, side, chat_template
     )
     print_localization(run)
+
+
+@main.command()
+@click.option("--model", required=True, help="Local folder, hub name, or embedded model.")
+@click.option("--adapter", type=FOLDER, help="LoRA adapter to merge.")
+@click.option("--neurons", type=FILE, help="Neuron set to write an op into the weights for; needs --op.")
+@click.option("--op", "op_text", help="zero, or scale=X.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the checkpoint.")
+def export(model: str, adapter: Path | None, neurons: Path | None, op_text: str | None, out: Path) -> None:
+    """Write a model with an adapter merged or neurons scaled as an ordinary checkpoint, for serving anywhere.
+
+    \b
+    Example:  stance export --model smollm2-135m-instruct --neurons runs/loc/general.safetensors --op zero --out masked
+    """
+    from harness.interventions import Op
+    from harness.neurons import Neurons
+    from harness.variants import Variant
+    from harness.variants import export as write
+
+    variant = Variant(model, adapter, neurons, Op.parse(op_text) if op_text else None)
+    variant.check()
+    made = write(out, model, adapter, Neurons.load(neurons) if neurons else None, variant.op)
+    effect = f"; {made['effect']['changed_weights']:,} weights changed" if made["effect"] else ""
+    click.echo(f"Checkpoint: {out}{effect}")

@@ -1,0 +1,97 @@
+"""Interventions in vLLM: on against off, and against hooks on the Torch engine, at generation.
+
+    python benchmarks/interventions.py --prompts 120 --tokens 32
+
+Off is an engine whose gates are not in use. The agreement with Torch is measured over the packaged questions: the largest
+difference of option log-probabilities for every op and site.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from common import alternate, arguments, median, publish
+
+from harness.engines import Settings
+from harness.engines.torch import TorchEngine
+from harness.engines.vllm import VLLMEngine
+from harness.interventions import ZERO, Op
+from harness.models import resolve
+from harness.neurons import Neurons
+from harness.sites import SITES, mlps, width
+
+OPS = ("zero", "scale=2", "constant=0.3", "range=-0.05:0.05:0")
+
+
+def some(model: Any, site: Any, share: float = 0.05) -> Neurons:
+    """Random neurons of every layer."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(len(mlps(model)), width(model, site), generator=generator) < share
+    return Neurons(mask, site, "benchmark")
+
+
+def questions(tokenizer: Any, count: int) -> list[list[int]]:
+    from harness.lmeval.roots import packaged_root
+    from harness.topics import find_topics
+
+    texts = [item.question for topic in find_topics([packaged_root()]).values() for item in topic.items][:count]
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=True, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        for text in texts
+    ]
+
+
+def main() -> None:
+    given = arguments(__doc__ or "", model="smollm2-135m-instruct", prompts=120, tokens=32, probes=200, rounds=3)
+    folder = resolve(given.model)
+    served = VLLMEngine(folder, Settings(dtype="bfloat16", max_length=512))
+    hooked = TorchEngine.from_folder(folder, Settings(dtype="bfloat16", max_length=512))
+    prompts, neurons = questions(served.tokenizer, given.prompts), some(hooked.model, "mlp_act")
+
+    def generate(engine: Any, on: bool) -> None:
+        engine.intervene(neurons if on else None, ZERO)
+        engine.generate(prompts, given.tokens, [])
+
+    ways = {
+        "vLLM, off": lambda: generate(served, False),
+        "vLLM, on": lambda: generate(served, True),
+        "Torch hooks, on": lambda: generate(hooked, True),
+    }
+    generate(served, False)
+    seconds = {name: median(taken) for name, taken in alternate(ways, given.rounds).items()}
+    off = seconds["vLLM, off"]
+    rows = [{"way": name, "seconds": taken, "ratio to off": taken / off} for name, taken in seconds.items()]
+    served.close()
+    hooked.close()
+    agreement = {dtype: agree(folder, dtype, given.probes) for dtype in ("float32", "bfloat16")}
+    about = {"prompts": given.prompts, "tokens": given.tokens, "largest_difference": agreement}
+    publish("interventions", rows, given.out, model=given.model, **about)
+    for dtype, found in agreement.items():
+        print(f"Largest difference of option log-probabilities against Torch hooks, {dtype}: {found}")
+
+
+def agree(folder: str, dtype: str, probes: int) -> dict[str, float]:
+    """Largest difference between the engines' option log-probabilities, per site and op."""
+    served = VLLMEngine(folder, Settings(dtype=dtype, max_length=512))
+    hooked = TorchEngine.from_folder(folder, Settings(dtype=dtype, max_length=512))
+    letters = [served.tokenizer.convert_tokens_to_ids(x) for x in "ABCD"]
+    asked = [(ids, letters) for ids in questions(served.tokenizer, probes)]
+    found = {}
+    for site in SITES:
+        neurons = some(hooked.model, site)
+        for op in map(Op.parse, OPS):
+            scores = []
+            for engine in (served, hooked):
+                engine.intervene(neurons, op)
+                scores.append(torch.tensor(engine.score_choices(asked)))
+            found[f"{site} {op}"] = float((scores[0] - scores[1]).abs().max())
+    served.close()
+    hooked.close()
+    return found
+
+
+if __name__ == "__main__":
+    main()

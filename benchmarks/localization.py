@@ -1,0 +1,112 @@
+"""PNLAC's contrast against the published script's way of computing it: one prompt at a time, two models, NumPy float64.
+
+    python benchmarks/localization.py --prompts 10 --rounds 3
+
+The reference is a loop written here: for each prompt one float32 forward pass of each model with hooks that keep the
+activations, moved to NumPy and summed in float64. Ours runs in bfloat16 with float32 sums over a batch and float64 sums over
+batches, all six topics in one pass. Printed beside: the machine's own bfloat16 rate for a matrix product in the shape of the
+MLP, the share of it that ours reaches, and the rank correlation of the scores.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from common import alternate, arguments, median, publish
+from scipy.stats import spearmanr
+
+from harness.activations import visiting
+from harness.lmeval.roots import packaged_root
+from harness.models import device, load_model, load_tokenizer, resolve
+from harness.sites import decoder_layers, mlps
+from harness.topics import find_topics
+from plugins.pnlac import Sequence, contrast
+
+
+def naive(base: Any, tuned: Any, prompts: list[Sequence]) -> np.ndarray:
+    """R [l, n], one prompt at a time."""
+    total, tokens = 0.0, 0
+    for prompt in prompts:
+        ids, kept = torch.tensor([prompt.ids]), []
+        for model in (base, tuned):
+            seen: dict[int, np.ndarray] = {}
+            keep = visiting(model, "mlp_act", lambda layer, a, seen=seen: seen.update({layer: a[0].numpy().copy()}))
+            with keep, torch.no_grad():
+                model(input_ids=ids, use_cache=False)
+            kept.append(np.stack([seen[layer] for layer in sorted(seen)]).astype(np.float64))
+        total = total + ((kept[1] - kept[0]) ** 2).sum(1)
+        tokens += len(prompt.ids)
+    return np.sqrt(total / tokens)
+
+
+def peak(dtype: torch.dtype, wide: int, hidden: int, where: str) -> float:
+    """FLOP/s of a matrix product in the shape of the MLP, the best of several."""
+    a, b = torch.randn(2048, hidden, device=where).to(dtype), torch.randn(wide, hidden, device=where).to(dtype)
+    best = float("inf")
+    for _ in range(20):
+        begun = time.perf_counter()
+        for _ in range(5):
+            torch.nn.functional.linear(a, b)
+        if where == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, (time.perf_counter() - begun) / 5)
+    return 2 * 2048 * wide * hidden / best
+
+
+def perturbed(model: Any) -> Any:
+    """The model with slightly other weights, in place of a fine-tune."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02 * parameter.std())
+    return model
+
+
+def main() -> None:
+    given = arguments(__doc__ or "", model="smollm2-135m-instruct", prompts=10, rounds=3, batch_tokens=2048)
+    folder, where = resolve(given.model), device()
+    tokenizer = load_tokenizer(folder)
+    prompts = []
+    for topic in find_topics([packaged_root()]).values():
+        for item in topic.split("train")[: given.prompts]:
+            turn = [{"role": "user", "content": item.question}]
+            text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            prompts.append(Sequence(list(tokenizer(text, add_special_tokens=False)["input_ids"])))
+    slow = load_model(folder, torch.float32), perturbed(load_model(folder, torch.float32))
+    fast = tuple(load_model(folder, torch.bfloat16, where) for _ in range(2))
+    fast[1].load_state_dict(slow[1].state_dict())
+    found: dict[str, Any] = {}
+
+    def ours() -> None:
+        found["ours"] = contrast(*fast, prompts, "mlp_act", given.batch_tokens).score.cpu().numpy()
+
+    def reference() -> None:
+        found["reference"] = naive(*slow, prompts)
+
+    ours()
+    seconds = {k: median(v) for k, v in alternate({"ours": ours, "reference": reference}, given.rounds).items()}
+    tokens = sum(len(p.ids) for p in prompts)
+    layers = decoder_layers(fast[0])
+    flops = 2 * 2 * tokens * sum(p.numel() for p in layers.parameters())
+    down = mlps(fast[0])[0].down
+    rate = peak(torch.bfloat16, down.inputs, down.outputs, where)
+    correlation = float(spearmanr(found["ours"].ravel(), found["reference"].ravel())[0])
+    rows = [
+        {
+            "way": name,
+            "tokens/s": tokens / taken,
+            "ours is faster by": taken / seconds["ours"],
+            "share of bf16 rate": flops / taken / rate,
+        }
+        for name, taken in seconds.items()
+    ]
+    about = {"prompts": len(prompts), "bf16_gflops": rate / 1e9, "rank_correlation": correlation}
+    publish("localization", rows, given.out, model=given.model, **about)
+    print(f"bf16 matrix product: {rate / 1e9:.0f} GFLOP/s; rank correlation of the scores: {correlation:.4f}")
+
+
+if __name__ == "__main__":
+    main()
