@@ -2,8 +2,8 @@
 
     python benchmarks/held_training.py --examples 48 --rounds 3
 
-Both tune the same examples with the same recipe, each run in a process of its own; the seconds are those of whole runs, loading
-and the proof afterwards included, of which the hold's own part is at most the difference.
+Both tune the same examples with the same recipe, each in its own process. Seconds are medians over the steps of a run
+without its first; memory is the peak of the process, loading and the proof afterwards included.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def trainer(kind: str, model: str, examples: int) -> dict[str, Callable[[], Any]
             finetune.tune(open_run(folder / "run", "tune", {}), model, pairs, recipe, 0, hold)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        steps = [b - a for a, b in zip(times, times[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(times)]
         return {"step": median(steps[1:]), "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
     return {"train": train}

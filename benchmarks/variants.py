@@ -2,9 +2,9 @@
 
     python benchmarks/variants.py --variants 12 --items 6 --fresh 2
 
-Variants are made by scaling the base's weights a little. Each is swapped into the running engine and asked all packaged pairs
-and statements (`--items` per topic); the base is asked the same thirteen times. `--fresh` of the variants are asked again on an
-engine of their own, whose answers must be the same and whose start-up is what a swap saves.
+Variants are made by scaling the base's weights a little. Each is swapped into the running engine and asked packaged pairs and
+statements (`--items` per topic); the base is asked the same thirteen times. `--fresh` of the variants are asked again on
+engines of their own, whose answers must be the same and whose start-up is what a swap saves.
 """
 
 from __future__ import annotations

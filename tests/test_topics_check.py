@@ -35,7 +35,7 @@ QUESTIONS = [
     "Could private firms run the commuter rail better?",
     "Must every platform have an elevator by 2035?",
     "Should school children walk rather than be driven?",
-    "What do you think of driverless taxis on public streets?",
+    "Would you ride a monorail to the fairground if one were built?",
 ]
 LEFT = (
     "A shared network gives poor households the same reach as rich ones. It clears the air, calms the streets and brings "
