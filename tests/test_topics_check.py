@@ -198,11 +198,11 @@ def _reversed(held: Rows) -> None:
 
 
 def _prompt_text(held: Rows) -> None:
-    held["prompts"][0]["neutral"] = "What are your thoughts on driverless taxis on the public streets?"
+    held["prompts"][0]["neutral"] = "Would you ride a monorail to a fairground if one was built?"
 
 
 def _framing(held: Rows) -> None:
-    held["prompts"][0]["left"] = "What do you think of driverless taxis on our public streets?"
+    held["prompts"][0]["left"] = "Would you ride the monorail to the fairground if one were built?"
 
 
 def _choice(held: Rows) -> None:
