@@ -24,6 +24,7 @@ from harness.localize import localize_step
 from harness.measure import Asked, check_tasks
 from harness.neurons import Neurons
 from harness.runs import Run
+from harness.sites import check_mlp_site
 from harness.steps import announce
 from harness.topics import Topic, find_topics
 from harness.training_data import measured_questions
@@ -80,7 +81,7 @@ def prepare(config: Experiment, out: Path) -> Study:
     """Check everything that can be known before a model is loaded.
 
     Raises:
-        InputError: unknown task, topic, judge or model, or a share outside (0, 1].
+        InputError: unknown task, topic, judge or model, a share outside (0, 1], or a site that cannot be held.
     """
     check_tasks(Study(config, out, {}).asked)
     topics = find_topics([*all_roots(), *config.measure.topics_dir])
@@ -88,6 +89,8 @@ def prepare(config: Experiment, out: Path) -> Study:
         raise InputError(f"There is no topic {choices(unknown)} to tune on; topics: {choices(topics)}.")
     if empty := [t for t in config.train.topics if not topics[t].split("train")]:
         raise InputError(f"Topic {choices(empty)} has no items with split: train, so there is nothing to tune on.")
+    if config.inhibit:
+        check_mlp_site(config.localize.site, "inhibit")
     for share in config.inhibit.shares if config.inhibit else []:
         if not 0 < share <= 1:
             raise InputError(f"inhibit.shares holds {share}; expected above 0 and at most 1 (0.05 is 5%).")

@@ -120,6 +120,7 @@ def test_a_removed_step_is_made_again_with_the_same_numbers(done: Any) -> None:
         ({"inhibit": {"shares": [1.5]}}, "inhibit.shares holds 1.5"),
         ({"measure": {"tasks": ["political_stance_rice"]}}, "no task 'political_stance_rice'"),
         ({"localize": {"site": "resid"}}, "localize.site"),
+        ({"localize": {"site": "resid_post"}}, "inhibit needs neurons that weights of their own write"),
         ({"inhibit": {"shares": [0.1], "random_seeds": []}}, "inhibit.random_seeds"),
     ],
 )
