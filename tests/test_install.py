@@ -109,6 +109,18 @@ def test_stock_lm_eval_lists_every_topic_and_format(listing: list[list[str]]) ->
     assert set(listing[1]) == PACKAGED
 
 
+def test_lm_evals_own_models_stay_beside_ours(tmp_path: Path) -> None:
+    asked = """
+import lm_eval.tasks.manager
+from lm_eval.api.registry import get_model
+print(get_model("hf").__name__, get_model("dummy").__name__)
+from lm_eval.api.registry import model_registry
+print("stance-vllm" in model_registry, "vllm" in model_registry)
+"""
+    lines = python("-c", asked, cwd=tmp_path).stdout.splitlines()
+    assert lines[-2:] == ["HFLM DummyLM", "True True"]
+
+
 def test_include_path_adds_a_topic_and_removes_none(listing: list[list[str]]) -> None:
     assert set(listing[2]) == PACKAGED | {f"{GROUP}_climate"}
 

@@ -123,6 +123,7 @@ def install(module: ModuleType) -> None:
 
 def _register_model() -> None:
     """Let lm-eval's command line know `--model stance-vllm`; loaded when it is asked for."""
+    import lm_eval.models  # noqa: F401  (lm-eval fills its registry only while that is empty)
     from lm_eval.api.registry import model_registry
 
     if "stance-vllm" not in model_registry:

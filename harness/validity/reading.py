@@ -23,6 +23,7 @@ from harness.statistics import Resampled
 
 # Models of the split-half reliability and of the known-group test, from left to right.
 DOSES = ("left", "left-half", "base", "right-half", "right")
+LEVEL = 0.05  # of the permutation test too, since an interval over two or three items says little
 SCORES = ("pairs.nats", "open.stance", "statements.stance", "choices.stance")
 
 
@@ -124,9 +125,10 @@ def _known_groups(matrices: dict[str, pd.DataFrame], topic: str) -> pd.DataFrame
         apart = _estimate((own["right"] - own["left"]).to_numpy(float))
         p = st.permutation_p(own["right"].to_numpy(float), own["left"].to_numpy(float))
         ordered = left < base < right
+        passes = ordered and apart.low > 0 and p < LEVEL
         rows.append(
             {"measure": measure, "left": left, "base": base, "right": right, "apart": apart.value, "low": apart.low}
-            | {"high": apart.high, "p": p, "n": apart.n, "ordered": ordered, "passes": ordered and apart.low > 0}
+            | {"high": apart.high, "p": p, "n": apart.n, "ordered": ordered, "passes": passes}
         )
     return pd.DataFrame(rows)
 
