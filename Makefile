@@ -26,7 +26,7 @@ demo: setup ## one small experiment end to end: reports/demo
 test: setup ## run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-bench: setup ## every benchmark, peers beside ours in one run (40 minutes on 2 cores): tables, and benchmarks/results/*.json
+bench: setup ## every benchmark, peers beside ours in one run: tables, and benchmarks/results/*.json
 	@for script in $(filter-out benchmarks/common.py benchmarks/gpu.py,$(sort $(wildcard benchmarks/*.py))); do \
 		echo "$$script" && HF_HUB_OFFLINE=1 $(BIN)/python $$script || exit 1; done
 
