@@ -16,11 +16,9 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("stance-harness", "torch", "transformers", "vllm", "lm-eval", "peft", "trl")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -50,13 +48,9 @@ def median(seconds: list[float]) -> float:
 
 def machine() -> dict[str, Any]:
     """Where and with what it was measured, without naming the host."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     import torch
+
+    from harness.runs import package_versions
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -64,7 +58,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpu": gpu,
         "python": platform.python_version(),
-        "versions": found,
+        "versions": package_versions(),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

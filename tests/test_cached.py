@@ -371,7 +371,9 @@ def test_the_engine_starts_at_the_first_miss_and_closes_once(store: AnswerStore)
 
 
 def test_closing_what_was_never_started_starts_nothing(store: AnswerStore) -> None:
-    from_disk(store).close()
+    engine = from_disk(store)
+    engine.close()
+    assert engine.asked == 0 and engine._engine is None
 
 
 def test_an_engine_that_cannot_start_says_so_and_is_tried_again(store: AnswerStore) -> None:

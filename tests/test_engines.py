@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from harness.errors import InputError, ProofError
 from harness.interventions import ZERO, Op
 from harness.lmeval.roots import packaged_root
 from harness.measure import Asked, measure
-from harness.models import load_model
+from harness.models import load_model, weights_hash
 from harness.neurons import Neurons
 from harness.sites import SITES
 from harness.topics import load_topic
@@ -222,6 +225,46 @@ def test_too_long_is_an_error_not_a_truncation(vllm_engine: VLLMEngine, requests
     ):
         with pytest.raises(InputError, match="Nothing is truncated"):
             ask()
+
+
+STANCE_VLLM = """
+import json, os, sys
+os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="ERROR")
+from harness.lmeval.stance_vllm import StanceVLLM
+
+def main(model, asked, neurons):
+    given = dict(dtype="float32", max_model_len=512, enforce_eager=True, block_size=32, distributed_executor_backend="uni")
+    lm = StanceVLLM(pretrained=model, **given, **({"neurons": neurons, "op": "zero"} if neurons else {}))
+    print(json.dumps(lm._loglikelihood_tokens([(None, c, a) for c, a in asked], disable_tqdm=True)))
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]), sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_stance_vllm_gives_the_reference_figures_to_lm_eval(
+    torch_engine: TorchEngine, requests: list, embedded: str, tmp_path: Path, masked: bool
+) -> None:
+    asked = [*requests[:4], *((requests[0][0], [token]) for token in (100, 200, 300))]
+    found = t.some_neurons(torch_engine.model, "mlp_act", 0.1, made_in=weights_hash(embedded))
+    found.save(tmp_path / "n.safetensors")
+    script = tmp_path / "ask.py"
+    script.write_text(STANCE_VLLM)
+    command = [
+        sys.executable,
+        str(script),
+        embedded,
+        json.dumps(asked),
+        str(tmp_path / "n.safetensors") if masked else "",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    ours = json.loads(done.stdout.splitlines()[-1])
+    torch_engine.intervene(found if masked else None, ZERO)
+    reference = torch_engine.score_continuations(asked)
+    torch_engine.intervene(None, ZERO)
+    assert [s for s, _ in ours] == pytest.approx([s for s, _ in reference], abs=2e-2 if masked else TOLERANCE)
+    assert [g for _, g in ours] == [g for _, g in reference]
 
 
 def test_unknown_engine() -> None:

@@ -15,7 +15,7 @@ import torch
 
 from harness.engines import Settings, Tokens, check_length, longest, probe_prompt
 from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
-from harness.engines.vllm_scoring import choice_scores, continuation_scores
+from harness.engines.vllm_scoring import Ask, choice_scores, continuation_scores
 from harness.errors import InputError, ProofError, choices
 from harness.interventions import ZERO, Op
 from harness.models import device, load_config, load_tokenizer
@@ -111,20 +111,9 @@ class VLLMEngine:
             self._gated = None
         if neurons is None or not len(neurons) or op.identity:
             return 0.0
-        before = self._probe()
-        held = gate(self._llm, neurons, op)
+        effect = carry_out(self._llm, self._run, len(self.tokenizer), self.max_length, neurons, op)
         self._gated = neurons
-        after = self._probe()
-        effect = max(self._llm.collective_rpc("stance_effect", args=(neurons.site,)))
-        if not held or (effect == 0.0 and before == after):
-            self.intervene(None, op)
-            raise ProofError(f"{op} on {len(neurons)} neurons at {neurons.site} changed nothing on a probe prompt.")
-        return effect or float("nan")
-
-    def _probe(self) -> list[float]:
-        vocabulary = len(self.tokenizer)
-        options = list(range(0, vocabulary, max(1, vocabulary // 64)))[:64]
-        return self.score_choices([(probe_prompt(vocabulary, self.max_length), options)])[0]
+        return effect
 
     def swap(self, folder: str) -> None:
         """Serve the weights of another folder of the same architecture; nothing is restarted or compiled again.
@@ -150,6 +139,28 @@ class VLLMEngine:
         del self._llm
         cleanup_dist_env_and_memory()
         gc.collect()
+
+
+def carry_out(llm: LLM, ask: Ask, vocabulary: int, most: int, neurons: Neurons, op: Op) -> float:
+    """Set the gates and prove on a probe prompt that they act; `most`: tokens per request.
+
+    Returns:
+        the largest change of an activation (NaN on a compiled engine, where answers before and after are compared).
+
+    Raises:
+        InputError: a model without gates, or neurons of another shape.
+        ProofError: the op changes nothing on the probe prompt; the gates are neutral again.
+    """
+    options = list(range(0, vocabulary, max(1, vocabulary // 64)))[:64]
+    probe = [(probe_prompt(vocabulary, most), options)]
+    before = choice_scores(ask, probe)
+    held = gate(llm, neurons, op)
+    after = choice_scores(ask, probe)
+    effect = max(llm.collective_rpc("stance_effect", args=(neurons.site,)))
+    if not held or (effect == 0.0 and before == after):
+        gate(llm, replace(neurons, mask=torch.zeros_like(neurons.mask)), op)
+        raise ProofError(f"{op} on {len(neurons)} neurons at {neurons.site} changed nothing on a probe prompt.")
+    return effect or float("nan")
 
 
 def gate(llm: LLM, neurons: Neurons, op: Op) -> int:

@@ -17,8 +17,8 @@ from harness.engines import Tokens
 if TYPE_CHECKING:
     from vllm import RequestOutput, SamplingParams
 
-    Ask = Callable[[list[Tokens], "SamplingParams | list[SamplingParams]", str], list[RequestOutput]]
 
+Ask = Callable[[list[Tokens], Any, str], "list[RequestOutput]"]  # prompts, sampling parameters, what for
 MOST_OPTIONS = 128
 SHARED_FROM = 2  # continuations of one context from which computing it once pays
 

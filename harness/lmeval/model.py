@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import TemplateLM
@@ -74,14 +75,7 @@ class EngineLM(TemplateLM):
 
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         """Requests are ((context, continuation), context tokens, continuation tokens)."""
-        single: dict[tuple[int, ...], list[int]] = {}
-        longer = []
-        for index in self._order(len(requests)):
-            _, context, continuation = requests[index]
-            if len(continuation) == 1:
-                single.setdefault(tuple(context), []).append(index)
-            else:
-                longer.append(index)
+        single, longer = by_context([request[1:] for request in requests], self._order(len(requests)))
         answers: dict[int, tuple[float, bool]] = {}
         if single:
             asked = [(list(context), [requests[n][2][0] for n in rows]) for context, rows in single.items()]
@@ -117,6 +111,21 @@ class EngineLM(TemplateLM):
             prompts = [self.tok_encode(request_args(requests[n])[0]) for n in rows]
             answers.update(zip(rows, self.engine.generate(prompts, limit, list(stop), *self._sampling), strict=True))
         return [answers[n] for n in range(len(requests))]
+
+
+def by_context(
+    requests: list[Any], order: Iterable[int] | None = None
+) -> tuple[dict[tuple[int, ...], list[int]], list[int]]:
+    """Indices of (context, continuation) requests in this order: single tokens under their context, and the longer ones."""
+    single: dict[tuple[int, ...], list[int]] = {}
+    longer = []
+    for index in range(len(requests)) if order is None else order:
+        context, continuation = requests[index]
+        if len(continuation) == 1:
+            single.setdefault(tuple(context), []).append(index)
+        else:
+            longer.append(index)
+    return single, longer
 
 
 def request_args(request: Instance) -> tuple[Any, ...]:

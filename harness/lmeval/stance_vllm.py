@@ -15,10 +15,11 @@ from typing import Any
 from lm_eval.models.vllm_causallms import VLLM
 
 from harness.engines import Tokens
-from harness.engines.vllm import gate
+from harness.engines.vllm import carry_out
 from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
 from harness.engines.vllm_scoring import choice_scores, continuation_scores
 from harness.interventions import Op
+from harness.lmeval.model import by_context
 from harness.neurons import Neurons
 from harness.variants import Variant
 
@@ -30,6 +31,7 @@ class StanceVLLM(_VLLM):
 
     Raises:
         InputError: neurons of another model, one of `neurons` and `op` without the other, or an unknown op.
+        ProofError: the op changes nothing on a probe prompt.
     """
 
     def __init__(self, pretrained: str, neurons: str | None = None, op: str | None = None, **given: Any) -> None:
@@ -39,8 +41,9 @@ class StanceVLLM(_VLLM):
             given |= {"load_format": LOAD_FORMAT, "worker_extension_cls": EXTENSION}
             given["additional_config"] = {**given.get("additional_config", {}), LOAD_FORMAT: 1}
         super().__init__(pretrained=pretrained, **given)
-        if variant.neurons and variant.op:
-            gate(self.model, Neurons.load(variant.neurons), variant.op)
+        if variant.neurons and variant.op and not variant.op.identity:
+            size, chosen = len(self.tokenizer), Neurons.load(variant.neurons)
+            carry_out(self.model, self._ask, size, self.max_length, chosen, variant.op)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False
@@ -48,13 +51,7 @@ class StanceVLLM(_VLLM):
         """Requests are (cache key, context tokens, answer tokens). A context too long is cut on the left, as by `vllm`."""
         longest = self.max_length - 1
         cut = [(_left_cut(context, longest - len(answer)), answer[-longest:]) for _, context, answer in requests]
-        single: dict[tuple[int, ...], list[int]] = {}
-        longer: list[int] = []
-        for index, (context, answer) in enumerate(cut):
-            if len(answer) == 1:
-                single.setdefault(tuple(context), []).append(index)
-            else:
-                longer.append(index)
+        single, longer = by_context(cut)
         found: dict[int, tuple[float, bool]] = {}
         asked = [(list(context), [cut[n][1][0] for n in rows]) for context, rows in single.items()]
         if asked:
