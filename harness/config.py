@@ -50,6 +50,7 @@ class LocalizeSettings(_Strict):
     top: float = Field(30.0, gt=0, le=100)
     normalized: bool = False
     prompts: int | None = Field(None, ge=2)
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class PatchSettings(_Strict):

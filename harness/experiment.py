@@ -131,6 +131,7 @@ def _one_topic(study: Study, topic: str) -> None:
             where.prompts,
             config.train.side,
             config.measure.chat_template,
+            where.precision,
         ),
     )
     study.localizations.append(located.path)

@@ -10,7 +10,7 @@ import torch
 from harness.engines.lease import make_room
 from harness.errors import InputError, choices
 from harness.measure import uses_chat
-from harness.models import load_model, load_tokenizer, weights_hash
+from harness.models import device, load_model, load_tokenizer, quiet, weights_hash
 from harness.runs import Run, digest, open_run
 from harness.sites import SiteName
 from harness.topics import Topic
@@ -32,9 +32,13 @@ def localize_step(
     prompts: int | None = None,
     side: str = "right",
     chat: str = "auto",
+    precision: str = "float32",
     about: dict[str, Any] | None = None,
 ) -> Run:
-    """PNLAC on the topics' training questions, which are never the measured ones."""
+    """PNLAC on the topics' training questions, which are never the measured ones.
+
+    `precision`: of the forward passes, "float32" or "bfloat16"; sums are float32 within and float64 over batches.
+    """
     base.check()
     tuned.check()
     spec = {
@@ -47,6 +51,7 @@ def localize_step(
         "normalized": normalized,
         "side": side if tokens == "completion" else None,
         "chat": chat,
+        "precision": precision,
         **(about or {}),
     }
     run = open_run(out, "localize", spec)
@@ -63,7 +68,7 @@ def localize_step(
             f"These topics have no training items to localise on: {choices(empty)}; add items with split: train."
         )
     make_room()
-    models = load_model(folder, torch.float32), load_model(tuned.folder(), torch.float32)
+    models = _models(base, tuned, getattr(torch, precision))
     localize = load("localizers", "pnlac")
     from harness.progress import bar
 
@@ -76,6 +81,16 @@ def localize_step(
     run.notes["localization"] = {k: description[k] for k in ("selected", "general", "general_share", "stability")}
     run.finish()
     return run
+
+
+def _models(base: Variant, tuned: Variant, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Both models; one and the same where the fine-tune is an adapter on the base, which PNLAC switches on and off."""
+    model = load_model(base.folder(), dtype, device())
+    if tuned.adapter is None or base.adapter is not None or tuned.model != base.model:
+        return model, load_model(tuned.folder(), dtype, device())
+    with quiet():
+        model.load_adapter(str(tuned.adapter))
+    return model, model
 
 
 def _sequences(topic: Topic, tokenizer: Any, chat: bool, tokens: str, side: str, limit: int | None) -> list[Sequence]:

@@ -7,12 +7,16 @@ arXiv 2406.14144). `normalized`: R_t divided by the base's standard deviation of
 raw activation size grows with depth and otherwise decides the ranking. Does nothing useful on two equal models: all
 scores are zero, which is refused.
 
+A fine-tune that is an adapter needs one model in memory: loaded into it by transformers' `load_adapter`, given as both `base`
+and `tuned`, and switched off for the base's pass.
+
     stance localize pnlac --base smollm2-135m-instruct --tuned runs/tuned --topics all --site mlp_act --out runs/loc
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -91,6 +95,8 @@ def contrast(
 ) -> Contrast:
     """One streaming pass of both models over the same token ids. `advance(n)` is told of n finished sequences.
 
+    One model given twice is its own base with its adapter switched off.
+
     Raises:
         InputError: no tokens selected, or models of different shapes.
     """
@@ -121,13 +127,24 @@ def contrast(
         def of_tuned(layer: int, activation: Tensor, chosen: Tensor = chosen, seen: dict[int, Tensor] = seen) -> None:
             sums.squared_difference[layer] += _squares(_wide(activation[chosen]) - seen.pop(layer))
 
-        with visiting(base, site, of_base):
+        with visiting(base, site, of_base), _adapter_off(base) if base is tuned else nullcontext():
             forward(base, ids, mask)
         with visiting(tuned, site, of_tuned):
             forward(tuned, ids, mask)
         sums.tokens += int(chosen.sum())
         advance(len(batch))
     return sums
+
+
+@contextmanager
+def _adapter_off(model: PreTrainedModel) -> Iterator[None]:
+    if not getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError("Base and tuned are one model without an adapter; PNLAC contrasts a model with its fine-tune.")
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
 
 
 def _wide(a: Float[Tensor, "c n"]) -> Float[Tensor, "c n"]:

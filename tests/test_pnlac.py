@@ -6,6 +6,7 @@ import re
 import pytest
 import tiny as t
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from harness.errors import InputError, ProofError
 from harness.sites import SITES
@@ -148,6 +149,22 @@ def test_localize_can_normalize(pair):
     base, tuned = pair("llama")
     found = localize(base, tuned, {"a": PROMPTS}, "mlp_act", "m", normalized=True)
     torch.testing.assert_close(found.scores["a"], naive(base, tuned, PROMPTS, "mlp_act")[1], rtol=1e-5, atol=0)
+
+
+def test_an_adapter_switched_on_and_off_scores_as_two_models_do(tiny, tmp_path):
+    base = copy.deepcopy(tiny("llama"))
+    config = LoraConfig(r=4, target_modules=["down_proj", "q_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    get_peft_model(copy.deepcopy(base), config).save_pretrained(tmp_path)
+    merged = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path)).merge_and_unload()
+    both = copy.deepcopy(base)
+    both.load_adapter(str(tmp_path))
+    for site in SITES:
+        found, expected = contrast(both, both, PROMPTS, site), contrast(base, merged, PROMPTS, site)
+        torch.testing.assert_close(found.score, expected.score, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(found.size, expected.size)
+    with pytest.raises(InputError, match="without an adapter"):
+        contrast(base, base, PROMPTS, "mlp_act")
 
 
 @pytest.mark.parametrize("normalized", [False, True])

@@ -92,6 +92,7 @@ def localize() -> None:
 @click.option("--normalized", is_flag=True, help="Score in units of each neuron's standard deviation.")
 @click.option("--prompts", type=click.IntRange(1), help="Training questions per topic. Default: all.")
 @click.option("--chat-template", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--topics-dir", type=FOLDER, multiple=True)
 @click.option("--data", type=FOLDER, help="IDEOINST-like folder to take the prompts from.")
 @click.option("--out", type=FOLDER, required=True)
@@ -107,6 +108,7 @@ def pnlac(
     normalized: bool,
     prompts: int | None,
     chat_template: str,
+    precision: str,
     topics_dir: tuple[Path, ...],
     data: Path | None,
     out: Path,
@@ -136,8 +138,9 @@ def pnlac(
     after = tuned_variant(base, Path(tuned)) if Path(tuned).exists() else Variant(tuned)
     if tuned_other is not None:
         before = tuned_variant(base, Path(tuned_other)) if Path(tuned_other).exists() else Variant(tuned_other)
+    chosen = [found[t] for t in wanted]
     run = localize_step(
-        out, before, after, [found[t] for t in wanted], where, tokens, top, normalized, prompts, side, chat_template
+        out, before, after, chosen, where, tokens, top, normalized, prompts, side, chat_template, precision
     )
     print_localization(run)
 
