@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool
@@ -74,12 +74,15 @@ def _of_layer(mlp: MLP, chosen: Bool[Tensor, " n"], site: str) -> Iterator[HeldE
 
 
 class Hold(TrainerCallback):
-    """Keeps entries at the base's values while a trainer runs; `prove` compares the result with the base."""
+    """Keeps entries at the base's values while a trainer runs; `prove_held` compares the result with the base.
+
+    It keeps a copy of the held entries alone, and writes gradients and weights in place.
+    """
 
     def __init__(self, model: PreTrainedModel, neurons: Neurons) -> None:
-        self.entries = held_entries(model, neurons)
         self.neurons = neurons
-        self._base = [(e.projection.weight.detach().clone(), _cloned(e.projection.bias)) for e in self.entries]
+        self._base = [_values(e) for e in held_entries(model, neurons)]
+        self._held: list[_Held] = []
         self._hooks: list[Any] = []
 
     def attach(self, model: nn.Module) -> None:
@@ -88,38 +91,27 @@ class Hold(TrainerCallback):
         Raises:
             ProofError: a held projection is neither trained nor adapted, so holding it would say nothing.
         """
-        self.entries = held_entries(model, self.neurons)  # PEFT has put its own modules in the place of the base's
+        # PEFT has put its own modules in the place of the base's.
+        found = zip(held_entries(model, self.neurons), self._base, strict=True)
+        self._held = [_Held.of(entries, values) for entries, values in found]
         parameters = {id(p) for p in model.parameters() if p.requires_grad}
         acting = False
-        for entries in self.entries:
-            stored = _stored(entries.projection)
+        for held in self._held:
+            stored, bias = _stored(held.projection), held.projection.bias
             if id(stored) in parameters:
-                mask = entries.mask.T if entries.projection.transposed else entries.mask
-                self._hooks.append(stored.register_hook(_zeroing(mask)))
-                bias = entries.projection.bias
-                if bias is not None and bias.requires_grad and entries.rows.any():
-                    self._hooks.append(bias.register_hook(_zeroing(entries.rows)))
+                self._hooks.append(stored.register_post_accumulate_grad_hook(held.zero_gradient))
+                if bias is not None and bias.requires_grad and len(held.rows):
+                    self._hooks.append(bias.register_post_accumulate_grad_hook(held.zero_bias_gradient))
                 acting = True
-            acting = acting or bool(_lora(entries.projection))
+            acting = acting or bool(_lora(held.projection))
         if not acting:
             raise ProofError("None of the held projections is trained, so the hold could not act; train the MLP too.")
         self.restore()
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Write held entries back to the base's values (full), or their updates to zero (LoRA)."""
-        for entries, (weight, bias) in zip(self.entries, self._base, strict=True):
-            projection = entries.projection
-            adapters = _lora(projection)
-            for a, b in adapters:
-                b[entries.rows.to(b.device)] = 0
-                a[:, entries.columns.to(a.device)] = 0
-            if not adapters:
-                mask = entries.mask.to(projection.weight.device)
-                projection.weight[mask] = weight[mask]
-                own = projection.bias
-                if own is not None and bias is not None:
-                    own[entries.rows] = bias[entries.rows]
+        for held in self._held:
+            held.restore()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.restore()
@@ -128,6 +120,61 @@ class Hold(TrainerCallback):
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+
+
+class _Values(NamedTuple):
+    """The base's held entries of one projection: rows [r, i], columns [o, c], biases [r] or None."""
+
+    rows: Tensor
+    columns: Tensor
+    bias: Tensor | None
+
+
+def _values(entries: HeldEntries) -> _Values:
+    weight, bias = entries.projection.weight.detach(), entries.projection.bias
+    kept = None if bias is None else bias.detach()[entries.rows]
+    return _Values(weight[entries.rows], weight[:, entries.columns], kept)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """One projection in training, the indices that are held, and what they are held at."""
+
+    projection: Projection
+    rows: Tensor
+    columns: Tensor
+    base: _Values
+
+    @classmethod
+    def of(cls, entries: HeldEntries, base: _Values) -> _Held:
+        where = entries.projection.weight.device
+        rows, columns = (mask.nonzero()[:, 0].to(where) for mask in (entries.rows, entries.columns))
+        return cls(entries.projection, rows, columns, base)
+
+    @torch.no_grad()
+    def zero_gradient(self, stored: Tensor) -> None:
+        assert stored.grad is not None
+        gradient = stored.grad.T if self.projection.transposed else stored.grad
+        gradient[self.rows] = 0
+        gradient[:, self.columns] = 0
+
+    @torch.no_grad()
+    def zero_bias_gradient(self, bias: Tensor) -> None:
+        assert bias.grad is not None
+        bias.grad[self.rows] = 0
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        adapters = _lora(self.projection)
+        for a, b in adapters:
+            b[self.rows] = 0
+            a[:, self.columns] = 0
+        if not adapters:
+            weight, bias = self.projection.weight, self.projection.bias
+            weight[self.rows] = self.base.rows
+            weight[:, self.columns] = self.base.columns
+            if bias is not None and self.base.bias is not None:
+                bias[self.rows] = self.base.bias
 
 
 def prove_held(base: PreTrainedModel, trained: PreTrainedModel, neurons: Neurons) -> dict[str, Any]:
@@ -182,11 +229,3 @@ def _lora(projection: Projection) -> list[tuple[Tensor, Tensor]]:
     if not isinstance(lora_a, nn.ModuleDict) or not isinstance(lora_b, nn.ModuleDict):
         return []
     return [(lora_a[name].weight, lora_b[name].weight) for name in lora_a]  # type: ignore[misc]
-
-
-def _zeroing(mask: Tensor) -> Any:
-    return lambda gradient: gradient.masked_fill(mask.to(gradient.device), 0)
-
-
-def _cloned(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.detach().clone()
