@@ -17,7 +17,10 @@ import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -61,6 +64,22 @@ def machine() -> dict[str, Any]:
         "versions": package_versions(),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def matrix_rate(dtype: torch.dtype, wide: int, hidden: int, where: str) -> float:
+    """FLOP/s of a matrix product in the shape of the MLP, the best of several."""
+    import torch
+
+    a, b = torch.randn(2048, hidden, device=where).to(dtype), torch.randn(wide, hidden, device=where).to(dtype)
+    best = float("inf")
+    for _ in range(20):
+        begun = time.perf_counter()
+        for _ in range(5):
+            torch.nn.functional.linear(a, b)
+        if where == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, (time.perf_counter() - begun) / 5)
+    return 2 * 2048 * wide * hidden / best
 
 
 def _processor() -> str:

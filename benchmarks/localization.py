@@ -10,12 +10,11 @@ MLP, the share of it that ours reaches, and the rank correlation of the scores.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import torch
-from common import alternate, arguments, median, publish
+from common import alternate, arguments, matrix_rate, median, publish
 from scipy.stats import spearmanr
 
 from harness.activations import visiting
@@ -40,20 +39,6 @@ def naive(base: Any, tuned: Any, prompts: list[Sequence]) -> np.ndarray:
         total = total + ((kept[1] - kept[0]) ** 2).sum(1)
         tokens += len(prompt.ids)
     return np.sqrt(total / tokens)
-
-
-def peak(dtype: torch.dtype, wide: int, hidden: int, where: str) -> float:
-    """FLOP/s of a matrix product in the shape of the MLP, the best of several."""
-    a, b = torch.randn(2048, hidden, device=where).to(dtype), torch.randn(wide, hidden, device=where).to(dtype)
-    best = float("inf")
-    for _ in range(20):
-        begun = time.perf_counter()
-        for _ in range(5):
-            torch.nn.functional.linear(a, b)
-        if where == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, (time.perf_counter() - begun) / 5)
-    return 2 * 2048 * wide * hidden / best
 
 
 def perturbed(model: Any) -> Any:
@@ -92,7 +77,7 @@ def main() -> None:
     layers = decoder_layers(fast[0])
     flops = 2 * 2 * tokens * sum(p.numel() for p in layers.parameters())
     down = mlps(fast[0])[0].down
-    rate = peak(torch.bfloat16, down.inputs, down.outputs, where)
+    rate = matrix_rate(torch.bfloat16, down.inputs, down.outputs, where)
     correlation = float(spearmanr(found["ours"].ravel(), found["reference"].ravel())[0])
     rows = [
         {
