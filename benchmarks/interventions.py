@@ -2,16 +2,18 @@
 
     python benchmarks/interventions.py --prompts 120 --tokens 32
 
-Off is an engine whose gates are not in use. The agreement with Torch is measured over the packaged questions: the largest
-difference of option log-probabilities for every op and site.
+Off is an engine whose gates are not in use. Without a compiled graph such gates cost one `if`; in a compiled graph they
+compute whether used or not, so that one is compared with an engine that has none, too. The agreement with Torch is measured
+over the packaged questions: the largest difference of option log-probabilities for every op and site.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import alternate, arguments, median, publish
+from common import Peer, alternate, arguments, median, publish
 
 from harness.engines import Settings
 from harness.engines.torch import TorchEngine
@@ -29,6 +31,52 @@ def some(model: Any, site: Any, share: float = 0.05) -> Neurons:
     generator = torch.Generator().manual_seed(0)
     mask = torch.rand(len(mlps(model)), width(model, site), generator=generator) < share
     return Neurons(mask, site, "benchmark")
+
+
+def compiled(folder: str, gated: bool, count: int, tokens: int) -> dict[str, Callable[[], Any]]:
+    """An engine with a compiled graph: `off` and, where it has gates, `on` generate for the same prompts."""
+    from vllm import LLM, SamplingParams
+
+    from harness.engines.vllm import gate
+    from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
+
+    more: dict[str, Any] = {
+        "load_format": LOAD_FORMAT,
+        "worker_extension_cls": EXTENSION,
+        "additional_config": {LOAD_FORMAT: 1},
+    }
+    llm = LLM(model=folder, dtype="bfloat16", max_model_len=512, block_size=32, **(more if gated else {}))
+    prompts: Any = [{"prompt_token_ids": ids} for ids in questions(llm.get_tokenizer(), count)]
+    config = llm.llm_engine.model_config.hf_text_config
+    shape = config.num_hidden_layers, config.intermediate_size
+    mask = torch.rand(*shape, generator=torch.Generator().manual_seed(0)) < 0.05
+
+    def generate(on: bool) -> None:
+        if gated:
+            gate(llm, Neurons(mask if on else torch.zeros_like(mask), "mlp_act", "benchmark"), ZERO)
+        llm.reset_prefix_cache()
+        llm.generate(prompts, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True), use_tqdm=False)
+
+    generate(False)
+    return {"off": lambda: generate(False), "on": lambda: generate(True)}
+
+
+def compare_compiled(folder: str, count: int, tokens: int, rounds: int) -> list[dict[str, Any]]:
+    """Rows of the engines with compiled graphs."""
+    options = {"folder": folder, "count": count, "tokens": tokens}
+    gated, plain = Peer(compiled, gated=True, **options), Peer(compiled, gated=False, **options)
+    ways = {"no gates": (plain, "off"), "off": (gated, "off"), "on": (gated, "on")}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (peer, what) in ways.items():
+            taken[name].append(peer.run(what)[0])
+    gated.close()
+    plain.close()
+    off = median(taken["off"])
+    return [
+        {"way": f"vLLM compiled, {name}", "seconds": median(t), "ratio to off": median(t) / off}
+        for name, t in taken.items()
+    ]
 
 
 def questions(tokenizer: Any, count: int) -> list[list[int]]:
@@ -66,6 +114,7 @@ def main() -> None:
     rows = [{"way": name, "seconds": taken, "ratio to off": taken / off} for name, taken in seconds.items()]
     served.close()
     hooked.close()
+    rows += compare_compiled(folder, given.prompts, given.tokens, given.rounds)
     agreement = {dtype: agree(folder, dtype, given.probes) for dtype in ("float32", "bfloat16")}
     about = {"prompts": given.prompts, "tokens": given.tokens, "largest_difference": agreement}
     publish("interventions", rows, given.out, model=given.model, **about)

@@ -3,12 +3,14 @@
     lm_eval --model stance-vllm --model_args pretrained=MODEL --tasks arc_easy,hellaswag
 
 Single-token options of one prompt cost one request together, and what longer options share is computed once; the figures
-are those of `vllm`. Two more arguments serve an intervention: `neurons` (a file that `stance localize` wrote) and `op`
-(such as `zero`). The start-up hook makes the name known to lm-eval's command line.
+are those of `vllm`, which scores itself where `data_parallel_size` puts engines behind Ray. Two more arguments serve an
+intervention: `neurons` (a file that `stance localize` wrote) and `op` (such as `zero`). The start-up hook makes the name
+known to lm-eval's command line.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from harness.engines import Tokens
 from harness.engines.vllm import carry_out
 from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
 from harness.engines.vllm_scoring import choice_scores, continuation_scores
+from harness.errors import InputError
 from harness.interventions import Op
 from harness.lmeval.model import by_context
 from harness.neurons import Neurons
+from harness.progress import bar
 from harness.variants import Variant
 
 _VLLM: Any = VLLM  # lm-eval's registering decorator hides its type
@@ -30,7 +34,8 @@ class StanceVLLM(_VLLM):
     """See the module's text; generation is inherited.
 
     Raises:
-        InputError: neurons of another model, one of `neurons` and `op` without the other, or an unknown op.
+        InputError: neurons of another model, one of `neurons` and `op` without the other, an unknown op, or an
+            intervention with `data_parallel_size`.
         ProofError: the op changes nothing on a probe prompt.
     """
 
@@ -38,6 +43,8 @@ class StanceVLLM(_VLLM):
         variant = Variant(pretrained, neurons=Path(neurons) if neurons else None, op=Op.parse(op) if op else None)
         if neurons or op:
             variant.check()
+            if int(given.get("data_parallel_size", 1)) > 1:
+                raise InputError("An intervention is served by one engine: leave data_parallel_size out.")
             given |= {"load_format": LOAD_FORMAT, "worker_extension_cls": EXTENSION}
             given["additional_config"] = {**given.get("additional_config", {}), LOAD_FORMAT: 1}
         super().__init__(pretrained=pretrained, **given)
@@ -49,6 +56,8 @@ class StanceVLLM(_VLLM):
         self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """Requests are (cache key, context tokens, answer tokens). A context too long is cut on the left, as by `vllm`."""
+        if self.data_parallel_size > 1:
+            return list(super()._loglikelihood_tokens(requests, disable_tqdm))
         longest = self.max_length - 1
         cut = [(_left_cut(context, longest - len(answer)), answer[-longest:]) for _, context, answer in requests]
         single, longer = by_context(cut)
@@ -66,7 +75,9 @@ class StanceVLLM(_VLLM):
         return [found[index] for index in range(len(requests))]
 
     def _ask(self, prompts: list[Tokens], params: Any, what: str) -> Any:
-        return self._model_generate(prompts, generate=True, sampling_params=params)
+        inputs: Any = [{"prompt_token_ids": ids} for ids in prompts]
+        counted = functools.partial(bar, what=what)
+        return self.model.generate(inputs, params, use_tqdm=counted, lora_request=self.lora_request)
 
 
 def _left_cut(context: Tokens, most: int) -> Tokens:
