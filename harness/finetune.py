@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 class Recipe(BaseModel):
-    """How to train. Defaults follow InhibitFT's published LoRA recipe (arXiv 2508.02360) except `batch_size`."""
+    """How to train. Defaults follow InhibitFT's published LoRA recipe (arXiv 2508.02360) except `batch_size`.
+
+    `group_by_length` puts examples of like length into a batch, which saves padding and changes their order.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,6 +47,7 @@ class Recipe(BaseModel):
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
     max_length: int = Field(1024, ge=8)
+    group_by_length: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoints: bool = True
 
@@ -113,6 +117,7 @@ def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, see
             use_cpu=device() == "cpu",
             seed=seed,
             max_length=recipe.max_length,
+            train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
             completion_only_loss=True,
             gradient_checkpointing=False,
             save_strategy="epoch" if recipe.checkpoints else "no",

@@ -88,6 +88,12 @@ def moves(folder: str, run: Run, mode: str, neurons: Neurons) -> tuple[float, fl
     return float(torch.cat(held).max()), float((torch.cat(others) > 0).double().mean()), sum(map(len, held))
 
 
+def test_batches_of_like_length_are_other_batches_of_the_same_examples(folder, tmp_path):
+    runs = [train(folder("llama"), tmp_path / str(by), "full", None, group_by_length=by) for by in (False, True)]
+    assert runs[0].notes["steps"] == runs[1].notes["steps"]
+    assert runs[0].notes["loss"] != runs[1].notes["loss"]
+
+
 # Every architecture sees both modes and both sites; those that store weights in their own way see every pairing.
 CASES = [
     (name, mode, site)
