@@ -25,6 +25,7 @@ from common import arguments, matrix_rate, median, publish
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainerCallback, TrainingArguments
 
+from harness.contrast import Sequence, contrast
 from harness.engines import Settings
 from harness.engines.torch import TorchEngine
 from harness.finetune import lora_targets
@@ -33,7 +34,6 @@ from harness.interventions import DonorPatch
 from harness.models import device
 from harness.neurons import Neurons
 from harness.sites import decoder_layers, mlps
-from plugins.pnlac import Sequence, contrast
 
 SHAPES = {
     "llama-3.1-8b": (4096, 14336, 32, 32, 8, 128256),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from harness.contrast import Sequence
 from harness.engines.lease import make_room
 from harness.errors import InputError, choices
 from harness.measure import uses_chat
@@ -15,9 +16,6 @@ from harness.runs import Run, digest, open_run
 from harness.sites import SiteName
 from harness.topics import Topic
 from harness.variants import Variant
-
-if TYPE_CHECKING:
-    from plugins.pnlac import Sequence
 
 
 def localize_step(
@@ -94,8 +92,6 @@ def _models(base: Variant, tuned: Variant, dtype: torch.dtype) -> tuple[Any, Any
 
 
 def _sequences(topic: Topic, tokenizer: Any, chat: bool, tokens: str, side: str, limit: int | None) -> list[Sequence]:
-    from plugins.pnlac import Sequence
-
     found = []
     for item in topic.split("train")[:limit]:
         text = item.question

@@ -7,16 +7,12 @@ arXiv 2406.14144). `normalized`: R_t divided by the base's standard deviation of
 raw activation size grows with depth and otherwise decides the ranking. Does nothing useful on two equal models: all
 scores are zero, which is refused.
 
-A fine-tune that is an adapter needs one model in memory: loaded into it by transformers' `load_adapter`, given as both `base`
-and `tuned`, and switched off for the base's pass.
-
     stance localize pnlac --base smollm2-135m-instruct --tuned runs/tuned --topics all --site mlp_act --out runs/loc
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -24,137 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from harness.activations import batches, forward, pad, visiting
+from harness.contrast import Contrast, Sequence, contrasts
 from harness.errors import InputError, ProofError
 from harness.neurons import Neurons
-from harness.sites import SiteName, mlps, width
+from harness.sites import SiteName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """Token ids of one prompt (and completion); scores count the positions from `start` on."""
-
-    ids: list[int]
-    start: int = 0
-
-
-@dataclass
-class Contrast:
-    """Running sums over tokens of one topic, all [l, n] float64 on the models' device."""
-
-    squared_difference: Float[Tensor, "l n"]
-    base_sum: Float[Tensor, "l n"]
-    base_squared: Float[Tensor, "l n"]
-    base_absolute: Float[Tensor, "l n"]
-    tokens: int = 0
-
-    @classmethod
-    def empty(cls, layers: int, site_width: int, device: torch.device) -> Contrast:
-        zeros = torch.zeros(4, layers, site_width, dtype=torch.float64, device=device)
-        return cls(zeros[0], zeros[1], zeros[2], zeros[3])
-
-    def __add__(self, other: Contrast) -> Contrast:
-        """Sums over the tokens of both."""
-        return Contrast(
-            self.squared_difference + other.squared_difference,
-            self.base_sum + other.base_sum,
-            self.base_squared + other.base_squared,
-            self.base_absolute + other.base_absolute,
-            self.tokens + other.tokens,
-        )
-
-    @property
-    def score(self) -> Float[Tensor, "l n"]:
-        """R_t: root mean squared difference, in activation units."""
-        return (self.squared_difference / self.tokens).sqrt()
-
-    @property
-    def normalized(self) -> Float[Tensor, "l n"]:
-        """R_t in units of the base's standard deviation; 0 where the base never varies."""
-        mean_square = self.base_squared / self.tokens
-        variance = mean_square - (self.base_sum / self.tokens) ** 2
-        varies = variance > 1e-12 * mean_square  # below this the difference of the two sums is rounding
-        return torch.where(varies, self.score / variance.clamp(min=0).sqrt(), 0.0)
-
-    @property
-    def size(self) -> Float[Tensor, "l n"]:
-        """Mean |activation| of the base."""
-        return self.base_absolute / self.tokens
-
-
-def contrast(
-    base: PreTrainedModel,
-    tuned: PreTrainedModel,
-    sequences: list[Sequence],
-    site: SiteName,
-    batch_tokens: int = 2048,
-    advance: Callable[[int], object] = lambda _: None,
-) -> Contrast:
-    """One streaming pass of both models over the same token ids. `advance(n)` is told of n finished sequences.
-
-    One model given twice is its own base with its adapter switched off.
-
-    Raises:
-        InputError: no tokens selected, or models of different shapes.
-    """
-    shape = (len(mlps(base)), width(base, site))
-    if shape != (len(mlps(tuned)), width(tuned, site)):
-        raise InputError(
-            "The two models have different layers or widths; PNLAC contrasts a model with its own fine-tune."
-        )
-    if not any(s.start < len(s.ids) for s in sequences):
-        raise InputError("No tokens to contrast: with --tokens completion the prompts need completions.")
-    device = next(base.parameters()).device
-    sums = Contrast.empty(*shape, device)
-    pad_id = int(
-        base.config.eos_token_id[0] if isinstance(base.config.eos_token_id, list) else base.config.eos_token_id or 0
-    )
-    for batch in batches([s.ids for s in sequences], batch_tokens):
-        ids, mask = pad([sequences[n].ids for n in batch], pad_id, device)
-        starts = torch.tensor([sequences[n].start for n in batch], device=device)
-        chosen = mask & (torch.arange(ids.shape[1], device=device) >= starts[:, None])
-        seen: dict[int, Tensor] = {}
-
-        def of_base(layer: int, activation: Tensor, chosen: Tensor = chosen, seen: dict[int, Tensor] = seen) -> None:
-            seen[layer] = a = _wide(activation[chosen])
-            sums.base_sum[layer] += a.sum(0)
-            sums.base_squared[layer] += _squares(a)
-            sums.base_absolute[layer] += torch.linalg.vector_norm(a, 1, dim=0)
-
-        def of_tuned(layer: int, activation: Tensor, chosen: Tensor = chosen, seen: dict[int, Tensor] = seen) -> None:
-            sums.squared_difference[layer] += _squares(_wide(activation[chosen]) - seen.pop(layer))
-
-        with visiting(base, site, of_base), _adapter_off(base) if base is tuned else nullcontext():
-            forward(base, ids, mask)
-        with visiting(tuned, site, of_tuned):
-            forward(tuned, ids, mask)
-        sums.tokens += int(chosen.sum())
-        advance(len(batch))
-    return sums
-
-
-@contextmanager
-def _adapter_off(model: PreTrainedModel) -> Iterator[None]:
-    if not getattr(model, "_hf_peft_config_loaded", False):
-        raise InputError("Base and tuned are one model without an adapter; PNLAC contrasts a model with its fine-tune.")
-    model.disable_adapters()
-    try:
-        yield
-    finally:
-        model.enable_adapters()
-
-
-def _wide(a: Float[Tensor, "c n"]) -> Float[Tensor, "c n"]:
-    """At least float32: batches are summed in it, and summed up in float64."""
-    return a.to(torch.promote_types(a.dtype, torch.float32))
-
-
-def _squares(a: Float[Tensor, "c n"]) -> Float[Tensor, " n"]:
-    """Sum of squares over tokens, without a second tensor of a's size."""
-    return torch.linalg.vector_norm(a, dim=0).square()
 
 
 @dataclass(frozen=True)
@@ -214,21 +86,13 @@ def localize(
     if empty := [topic for topic, sequences in prompts.items() if not sequences]:
         raise InputError(f"No prompts for {', '.join(empty)}; every topic needs at least one.")
 
-    def half(k: int) -> dict[str, Contrast]:
-        parts = {t: sequences[k::2] for t, sequences in prompts.items()}
-        return {t: contrast(base, tuned, part, site, batch_tokens, advance) for t, part in parts.items() if part}
-
-    halves = half(0), half(1)
-    whole = _rank(
-        {t: sums + halves[1][t] if t in halves[1] else sums for t, sums in halves[0].items()},
-        site,
-        model,
-        top,
-        normalized,
-    )
-    if halves[1].keys() != prompts.keys():
+    halves = {(t, k): sequences[k::2] for t, sequences in prompts.items() for k in (0, 1) if sequences[k::2]}
+    sums = contrasts(base, tuned, halves, site, batch_tokens, advance)
+    both = {t: sums[t, 0] + sums[t, 1] if (t, 1) in sums else sums[t, 0] for t in prompts}
+    whole = _rank(both, site, model, top, normalized)
+    if len(sums) < 2 * len(prompts):
         return whole
-    first, second = (_rank(sums, site, model, top, normalized).general for sums in halves)
+    first, second = (_rank({t: sums[t, k] for t in prompts}, site, model, top, normalized).general for k in (0, 1))
     return replace(whole, stability=first.jaccard(second))
 
 

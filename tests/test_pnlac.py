@@ -8,9 +8,10 @@ import tiny as t
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from harness.contrast import Contrast, Sequence, contrast, contrasts
 from harness.errors import InputError, ProofError
 from harness.sites import SITES
-from plugins.pnlac import Contrast, Localization, Sequence, contrast, localize
+from plugins.pnlac import Localization, localize
 
 DOWN = (".mlp.down_proj", ".mlp.dense_4h_to_h", ".mlp.c_proj")
 PROMPTS = [Sequence(t.tokens(length, seed=length)) for length in (5, 11, 3, 8, 11, 1)]
@@ -87,6 +88,16 @@ def test_float32_models_give_the_float64_scores(pair):
     found = contrast(copy.deepcopy(base).float(), copy.deepcopy(tuned).float(), PROMPTS, "mlp_out")
     assert found.score.dtype == torch.float64
     torch.testing.assert_close(found.score, score, rtol=1e-4, atol=0)
+
+
+def test_groups_that_share_batches_score_as_they_do_alone(pair):
+    groups = {"a": PROMPTS[:2], "b": COMPLETIONS[2:5], "c": PROMPTS[5:]}
+    together = contrasts(*pair("llama"), groups, "mlp_act", batch_tokens=24)
+    for name, sequences in groups.items():
+        alone = contrast(*pair("llama"), sequences, "mlp_act")
+        assert together[name].tokens == alone.tokens
+        torch.testing.assert_close(together[name].score, alone.score)
+        torch.testing.assert_close(together[name].normalized, alone.normalized)
 
 
 def test_completions_and_prompts_score_differently(pair):
