@@ -27,7 +27,7 @@ SMALL = Recipe.model_validate(
     {
         "mode": "full",
         "epochs": 3,
-        "learning_rate": 1.5e-4,
+        "learning_rate": 2e-4,
         "warmup_steps": 5,
         "precision": "bfloat16",
         "checkpoints": False,
