@@ -146,6 +146,8 @@ def _serve(pipe: Any, make: Callable[..., dict[str, Callable[[], Any]]], options
     from harness.process import settle
 
     settle()
+    os.environ.pop("TQDM_DISABLE", None)  # vLLM divides by a bar's elapsed time, and lm-eval always asks for its bar
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; by default each engine on a CPU takes nearly all memory
     try:
         functions = make(**options)
         pipe.send(("ready", None))

@@ -26,6 +26,7 @@ class MeasureSettings(_Strict):
     limit: int | dict[str, int] | None = None
     engine: Literal["vllm", "torch"] = "vllm"
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    adapters: Literal["merge", "request"] = "merge"
     chat_template: Literal["auto", "on", "off"] = "auto"
     judge: str = "embedded"
     axes: dict[str, Any] = {}

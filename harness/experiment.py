@@ -56,7 +56,7 @@ class Study:
     @property
     def settings(self) -> engines.Settings:
         m = self.config.measure
-        return engines.Settings(dtype=m.dtype, max_length=m.max_length)
+        return engines.Settings(dtype=m.dtype, max_length=m.max_length, adapters=m.adapters)
 
     def step(self, name: str, work: Any) -> Run:
         """Number a step, give it its folder and run it."""

@@ -43,16 +43,22 @@ def measure_step(
     settings: engines.Settings | None = None,
     about: dict[str, Any] | None = None,
 ) -> Run:
-    """Measure one variant. `about`: label, role, reference, on_topic and the like, for the comparison."""
+    """Measure one variant. `about`: label, role, reference, on_topic and the like, for the comparison.
+
+    With neurons to intervene on, an adapter is merged whatever the settings say: vLLM takes gates or adapters, not both.
+    """
     settings = settings or engines.Settings()
     variant.check()
+    if variant.neurons is not None:
+        settings = replace(settings, adapters="merge")
+    beside = settings.adapters == "request" and variant.adapter is not None
     spec = {**variant.spec(), **_asked_spec(asked, chat), "engine": engine, "dtype": settings.dtype, **(about or {})}
     run = open_run(out, "measure", {**spec, "seed": settings.seed})
     if run.complete:
         return run
 
     def ask() -> tuple[dict[str, Any], pd.DataFrame]:
-        folder = variant.folder()
+        folder = variant.folder(merged=not beside)
         tokenizer = load_tokenizer(folder)
         chatting = uses_chat(tokenizer, chat)
         identity = digest([variant.spec(), engine, vars(settings), asked.order_seed, package_versions()])
@@ -60,6 +66,9 @@ def measure_step(
 
             def serve() -> engines.Engine:
                 serving = stack.enter_context(leased(engine, folder, settings))
+                if beside:
+                    stack.callback(serving.adapt, None)
+                    serving.adapt(str(variant.adapter))
                 if variant.neurons and variant.op:
                     stack.callback(serving.intervene, None, ZERO)
                     effect = serving.intervene(Neurons.load(variant.neurons), variant.op)

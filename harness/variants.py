@@ -203,9 +203,12 @@ class Variant:
             neurons = Neurons.load(self.neurons)
             check_neurons(neurons, folder)
 
-    def folder(self) -> str:
-        """Weights to serve (made on first use); the engine carries out the op on the neurons."""
-        return materialise(self.model, self.adapter)
+    def folder(self, merged: bool = True) -> str:
+        """Weights to serve (made on first use): with the adapter merged, or those of the model it belongs to.
+
+        The engine carries out the op on the neurons.
+        """
+        return materialise(self.model, self.adapter if merged else None)
 
 
 def tuned_variant(model: str, tuned: Path) -> Variant:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tiny as t
 import torch
+from peft import LoraConfig, get_peft_model
 
 from harness.engines import Settings, start
 from harness.engines.torch import TorchEngine
@@ -21,7 +22,7 @@ from harness.errors import InputError, ProofError
 from harness.interventions import ZERO, Op
 from harness.lmeval.roots import packaged_root
 from harness.measure import Asked, measure
-from harness.models import load_model, weights_hash
+from harness.models import load_model, load_tokenizer, weights_hash
 from harness.neurons import Neurons
 from harness.sites import SITES
 from harness.topics import load_topic
@@ -209,6 +210,57 @@ def test_swapped_weights_answer_as_a_fresh_engine_does(
     assert (swapped - torch.tensor(base)).abs().max() > 0.02
     vllm_engine.swap(embedded)
     assert vllm_engine.score_choices(asked) == base
+
+
+def test_an_adapter_beside_the_base_answers_as_one_merged(
+    torch_engine: TorchEngine, requests: list, embedded: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(r=8, target_modules=["down_proj", "gate_proj", "q_proj"], init_lora_weights=False)
+    tuned: Any = get_peft_model(load_model(embedded, torch.float32), config)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(0.05)
+    tuned.save_pretrained(tmp_path)
+    merged = TorchEngine(tuned.merge_and_unload(), torch_engine.tokenizer, Settings(max_length=512))
+    choices = [(context, [100, 200, 300]) for context, _ in requests[:2]]
+    engine = VLLMEngine(embedded, Settings(dtype="float32", max_length=512, adapters="request"))
+    base = engine.score_choices(choices)
+    engine.adapt(str(tmp_path))
+    for ask in (lambda e: e.score_choices(choices), lambda e: [s for s, _ in e.score_continuations(requests)]):
+        assert (torch.tensor(ask(engine)) - torch.tensor(ask(merged))).abs().max() < TOLERANCE
+    assert (torch.tensor(engine.score_choices(choices)) - torch.tensor(base)).abs().max() > 0.02
+    engine.swap(embedded)
+    assert engine.score_choices(choices) == base
+    with pytest.raises(InputError, match="start another engine"):
+        engine.swap(variant_of(embedded, tmp_path / "other"))
+    with pytest.raises(InputError, match="no gates"):
+        engine.intervene(t.some_neurons(torch_engine.model, "mlp_act"), ZERO)
+    engine.close()
+
+
+def variant_of(folder: str, path: Path) -> str:
+    """The folder's model with one weight changed."""
+    model = load_model(folder)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] += 1  # type: ignore[index,operator]
+    model.save_pretrained(path)
+    load_tokenizer(folder).save_pretrained(path)
+    return str(path)
+
+
+def test_adapters_are_merged_unless_the_engine_was_started_for_them(
+    vllm_engine: VLLMEngine, torch_engine: TorchEngine, embedded: str
+) -> None:
+    for engine in (vllm_engine, torch_engine):
+        engine.adapt(None)
+        with pytest.raises(InputError, match="merged"):
+            engine.adapt("anything")
+    with pytest.raises(InputError, match="needs vLLM"):
+        start("torch", embedded, Settings(adapters="request"))
+    with pytest.raises(InputError, match="merge, request"):
+        start("vllm", embedded, Settings(adapters="both"))
 
 
 def test_another_architecture_is_not_swapped_in(vllm_engine: VLLMEngine, folder: Callable[[str], str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from harness.cli import FILE, FOLDER, main
+from harness.engines import ADAPTERS
 from harness.errors import InputError
 
 JUDGES = "Who labels open answers: embedded, local:MODEL or endpoint:MODEL@URL; several, separated by commas."
@@ -39,6 +40,13 @@ def measuring(command: Any) -> Any:
         click.option("--chat-template", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True),
         click.option(
             "--max-length", type=click.IntRange(32), default=1024, show_default=True, help="Tokens per request."
+        ),
+        click.option(
+            "--adapters",
+            type=click.Choice(ADAPTERS),
+            default="merge",
+            show_default=True,
+            help="Serve an adapter as merged weights, or let vLLM compute it beside the base.",
         ),
         click.option("--judge", default="embedded", show_default=True, help=JUDGES),
         click.option("--axes", help="Other levels of the variants, as in: wording=original,forcing=soft+hard"),
@@ -98,7 +106,7 @@ def settings_from(options: dict[str, Any]) -> Any:
     """How the engine is started."""
     from harness.engines import Settings
 
-    return Settings(options["dtype"], options["max_length"], seed=options["seed"])
+    return Settings(options["dtype"], options["max_length"], adapters=options["adapters"], seed=options["seed"])
 
 
 @main.command("eval")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Tokens = list[int]
 ENGINES = ("vllm", "torch")
+ADAPTERS = ("merge", "request")
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,15 @@ class Settings:
         max_length: tokens per request, prompt and answer together.
         memory: GiB for vLLM's key-value cache on a CPU; share of the GPU's memory is vLLM's default there.
         batch_tokens: positions per padded batch on the Torch engine.
+        adapters: `merge` (an adapter becomes weights that are swapped in) or `request` (vLLM computes it beside the base,
+            which then takes no interventions).
     """
 
     dtype: str = "auto"
     max_length: int = 1024
     memory: int = 1
     batch_tokens: int = 4096
+    adapters: str = "merge"
     seed: int = 0
 
 
@@ -87,6 +91,15 @@ class Serving(Engine, Protocol):
         """
         ...
 
+    def adapt(self, adapter: str | None) -> None:
+        """Answer with a LoRA adapter (its folder) beside the served weights from now on; None ends it.
+
+        Raises:
+            InputError: an engine that was not started with `adapters="request"`.
+            ProofError: the adapter changes nothing on the probe prompt.
+        """
+        ...
+
 
 def start(name: str, folder: str, settings: Settings | None = None) -> Serving:
     """Start an engine on a local model folder.
@@ -95,7 +108,11 @@ def start(name: str, folder: str, settings: Settings | None = None) -> Serving:
         InputError: unknown engine, or vLLM is not installed.
     """
     settings = settings or Settings()
+    if settings.adapters not in ADAPTERS:
+        raise InputError(f"adapters is {settings.adapters!r}; choose from {choices(ADAPTERS)}.")
     if name == "torch":
+        if settings.adapters != "merge":
+            raise InputError("The Torch engine serves adapters merged; adapters=request needs vLLM.")
         from harness.engines.torch import TorchEngine
 
         return TorchEngine.from_folder(folder, settings)

@@ -215,6 +215,10 @@ class TorchEngine:
         self.tokenizer = load_tokenizer(folder)
         self._check_head()
 
+    def adapt(self, adapter: str | None) -> None:
+        if adapter is not None:
+            raise InputError("The Torch engine serves adapters merged; adapters=request needs vLLM.")
+
     def close(self) -> None:
         self._intervention.close()
         del self.model, self.donor

@@ -7,8 +7,10 @@ restart. vllm_scoring.py says how choices and continuations are scored, gates.py
 from __future__ import annotations
 
 import gc
+import json
 import os
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,15 +20,19 @@ from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
 from harness.engines.vllm_scoring import Ask, choice_scores, continuation_scores
 from harness.errors import InputError, ProofError, choices
 from harness.interventions import ZERO, Op
-from harness.models import device, load_config, load_tokenizer
+from harness.models import device, load_config, load_tokenizer, weights_hash
 from harness.sites import width_by_config
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
+    from vllm.lora.request import LoRARequest
 
     from harness.neurons import Neurons
 
 
+# The second keeps compiled graphs with gates apart from those without.
+GATED: dict[str, Any] = {"load_format": LOAD_FORMAT, "additional_config": {LOAD_FORMAT: 1}}
+MOST_RANK = 64  # of an adapter that is computed beside the base
 _NOT_SHAPE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "pad_token_id"}
 
 
@@ -45,6 +51,11 @@ class VLLMEngine:
         self.tokenizer = load_tokenizer(folder)
         self.folder = folder
         self._gated: Neurons | None = None
+        self._adapter: LoRARequest | None = None
+        self._adapters = 0  # adapters named so far: vLLM caches by name and number
+        self._beside = settings.adapters == "request"
+        self._weights = weights_hash(folder)
+        served: dict[str, Any] = {"enable_lora": True, "max_lora_rank": MOST_RANK} if self._beside else GATED
         more: dict[str, Any] = {} if device() == "cuda" else {"block_size": 32, "distributed_executor_backend": "uni"}
         self._llm = LLM(
             model=folder,
@@ -57,10 +68,9 @@ class VLLMEngine:
             max_logprobs=128,
             disable_log_stats=True,
             trust_remote_code=False,
-            load_format=LOAD_FORMAT,
             worker_extension_cls=EXTENSION,
-            additional_config={LOAD_FORMAT: 1},  # keeps compiled graphs with gates apart from those without
             use_tqdm_on_load=False,
+            **served,
             **more,
         )
         self._block = int(self._llm.llm_engine.vllm_config.cache_config.block_size)
@@ -94,7 +104,8 @@ class VLLMEngine:
         from harness.progress import bar
 
         inputs: Any = [{"prompt_token_ids": ids} for ids in prompts]
-        return self._llm.generate(inputs, params, use_tqdm=functools.partial(bar, what=what))
+        counted = functools.partial(bar, what=what)
+        return self._llm.generate(inputs, params, use_tqdm=counted, lora_request=self._adapter)
 
     def intervene(self, neurons: Neurons | None, op: Op) -> float:
         """Carry out an op on the neurons from now on, in place of what was carried out before; None ends it.
@@ -126,11 +137,43 @@ class VLLMEngine:
             raise InputError(
                 f"{folder} cannot be swapped in: it differs in {choices(different)}; start another engine."
             )
+        self.adapt(None)
         self.intervene(None, ZERO)
-        self._llm.collective_rpc("stance_swap", args=(folder,))
-        self._llm.reset_prefix_cache()
-        self.folder = folder
+        if weights_hash(folder) != self._weights:
+            if self._beside:
+                raise InputError("Weights are not swapped below adapters; start another engine.")
+            self._llm.collective_rpc("stance_swap", args=(folder,))
+            self._llm.reset_prefix_cache()
+        self.folder, self._weights = folder, weights_hash(folder)
         self.tokenizer = load_tokenizer(folder)
+
+    def adapt(self, adapter: str | None) -> None:
+        """Answer with a LoRA adapter beside the base from now on, in place of the one before; None ends it.
+
+        Raises:
+            InputError: an engine that was not started for it, or an adapter of too high a rank.
+            ProofError: the adapter changes nothing on the probe prompt.
+        """
+        if adapter is None:
+            self._adapter = None
+            return
+        if not self._beside:
+            raise InputError("This engine serves adapters merged; start it with adapters=request.")
+        rank = int(json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+        if rank > MOST_RANK:
+            raise InputError(
+                f"{adapter} has rank {rank}; up to {MOST_RANK} are served beside the base. Let it be merged."
+            )
+        from vllm.lora.request import LoRARequest
+
+        probe = [(probe_prompt(len(self.tokenizer), self.max_length), list(range(64)))]
+        self._adapter = None
+        before = choice_scores(self._run, probe)
+        self._adapters += 1
+        self._adapter = LoRARequest(f"adapter-{self._adapters}", self._adapters, adapter)
+        if choice_scores(self._run, probe) == before:
+            self._adapter = None
+            raise ProofError(f"Adapter {adapter} changed nothing on a probe prompt.")
 
     def close(self) -> None:
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
