@@ -7,6 +7,7 @@ the ratio of medians, not the seconds.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import multiprocessing
 import os
@@ -122,6 +123,7 @@ class Peer:
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, make, options))
         self._process.start()
+        atexit.register(self.close)
         other.close()
         self._ready()
 
@@ -131,9 +133,15 @@ class Peer:
         return self._ready()
 
     def close(self) -> None:
-        self._pipe.send(None)
-        self._process.join(30)
-        self._process.kill()
+        """End the child and all that it started."""
+        import psutil
+
+        if not self._process.is_alive():
+            return
+        family = [*psutil.Process(self._process.pid).children(recursive=True), self._process]
+        for process in family:
+            process.kill()
+        self._process.join()
 
     def _ready(self) -> Any:
         kind, value = self._pipe.recv()

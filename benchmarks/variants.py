@@ -4,24 +4,32 @@
 
 Variants are made by scaling the base's weights a little. Each is swapped into the running engine and asked packaged pairs and
 statements (`--items` per topic); the base is asked the same thirteen times. `--fresh` of the variants are asked again on
-engines of their own, whose answers must be the same and whose start-up is what a swap saves.
+engines of their own, whose answers must be the same and whose start-up is what a swap saves. Two LoRA adapters are asked both
+ways: merged and swapped in, and computed beside the base.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import arguments, median, publish
+from peft import LoraConfig, get_peft_model
 
 from harness.engines import Settings
 from harness.engines.vllm import VLLMEngine
+from harness.finetune import lora_targets
 from harness.lmeval.roots import packaged_root
 from harness.models import load_model, load_tokenizer, resolve
 from harness.topics import find_topics
+from harness.variants import materialise
+
+SETTINGS = Settings(dtype="bfloat16", max_length=512)
 
 
 def make_variants(folder: str, count: int, where: Path) -> list[str]:
@@ -36,6 +44,57 @@ def make_variants(folder: str, count: int, where: Path) -> list[str]:
         load_tokenizer(folder).save_pretrained(path)
         made.append(str(path))
     return made
+
+
+def make_adapters(folder: str, where: Path, count: int = 2) -> list[Path]:
+    """Random adapters of rank 16 on every linear map of the blocks."""
+    made = []
+    for number in range(count):
+        torch.manual_seed(number)
+        model = load_model(folder)
+        config = LoraConfig(r=16, target_modules=lora_targets(model), init_lora_weights=False)
+        adapted: Any = get_peft_model(model, config)
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_B" in name:
+                    parameter.mul_(0.02)
+        adapted.save_pretrained(where / f"adapter-{number}")
+        made.append(where / f"adapter-{number}")
+    return made
+
+
+def adapters_both_ways(
+    folder: str, where: Path, ask: Callable[[VLLMEngine], tuple[float, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of the base, adapters merged, and adapters beside the base; the second two on the same questions."""
+    made = make_adapters(folder, where)
+    begun = time.perf_counter()
+    merged = [materialise(folder, adapter) for adapter in made]
+    merging = (time.perf_counter() - begun) / len(made)
+    swapping, beside, bases = [], [], []
+    engine = VLLMEngine(folder, SETTINGS)
+    ask(engine)
+    for path in merged:
+        bases.append(ask(engine)[0])
+        begun = time.perf_counter()
+        engine.swap(path)
+        swapping.append(time.perf_counter() - begun + ask(engine)[0])
+        engine.swap(folder)
+    engine.close()
+    engine = VLLMEngine(folder, replace(SETTINGS, adapters="request"))
+    engine.adapt(str(made[0]))
+    ask(engine)
+    for adapter in made:
+        engine.adapt(str(adapter))
+        beside.append(ask(engine)[0])
+    engine.close()
+    base = median(bases)
+    return [
+        {"asked": "the base, once", "seconds": base, "ratio": 1.0},
+        {"asked": "an adapter, merged, swapped in", "seconds": median(swapping), "ratio": median(swapping) / base},
+        {"asked": "an adapter, beside the base", "seconds": median(beside), "ratio": median(beside) / base},
+        {"asked": "one merge, kept on disk", "seconds": merging},
+    ]
 
 
 def asked(tokenizer: Any, items: int) -> tuple[list[Any], list[Any]]:
@@ -54,11 +113,11 @@ def asked(tokenizer: Any, items: int) -> tuple[list[Any], list[Any]]:
 
 def main() -> None:
     given = arguments(__doc__ or "", model="smollm2-135m-instruct", variants=12, items=6, fresh=2)
-    folder, settings = resolve(given.model), Settings(dtype="bfloat16", max_length=512)
+    folder = resolve(given.model)
     with tempfile.TemporaryDirectory() as scratch:
         folders = [folder, *make_variants(folder, given.variants, Path(scratch))]
         begun = time.perf_counter()
-        engine = VLLMEngine(folder, settings)
+        engine = VLLMEngine(folder, SETTINGS)
         starts = [time.perf_counter() - begun]
         pairs, choices = asked(engine.tokenizer, given.items)
 
@@ -79,10 +138,11 @@ def main() -> None:
             taken, found[variant] = ask(engine)
             together += taken + swaps[-1]
         engine.close()
+        both_ways = adapters_both_ways(folder, Path(scratch), ask)
         different = 0.0
         for variant in folders[1 : 1 + given.fresh]:
             begun = time.perf_counter()
-            fresh = VLLMEngine(variant, settings)
+            fresh = VLLMEngine(variant, SETTINGS)
             starts.append(time.perf_counter() - begun)
             _, answers = ask(fresh)
             fresh.close()
@@ -105,6 +165,7 @@ def main() -> None:
         {"asked": "one swap", "seconds": median(swaps)},
         {"asked": "one start of an engine", "seconds": median(starts)},
     ]
+    rows += both_ways
     publish("variants", rows, given.out, model=given.model, largest_difference_to_fresh_engines=different)
     print(f"Largest difference to fresh engines: {different}")
 
