@@ -26,7 +26,7 @@ class Gate(nn.Module):
 
     Attributes:
         start: first neuron of the slice that this rank of a tensor-parallel group holds.
-        used: whether any neuron has other numbers than NEUTRAL; compiled graphs compute regardless of it.
+        used, ranged: whether any neuron has other numbers than NEUTRAL, and a range; compiled graphs compute regardless.
         largest: largest |change| made while `proving`, which only uncompiled gates can say.
     """
 
@@ -39,7 +39,7 @@ class Gate(nn.Module):
     def __init__(self, width: int, start: int, compiled: bool, like: Tensor) -> None:
         super().__init__()
         self.width, self.start, self.compiled, self.used = width, start, compiled, False
-        self.proving, self.largest = False, 0.0
+        self.ranged, self.proving, self.largest = False, False, 0.0
         for name, value in NEUTRAL.items():
             self.register_buffer(name, torch.full((width,), value, dtype=like.dtype, device=like.device), False)
 
@@ -55,13 +55,15 @@ class Gate(nn.Module):
             buffer.fill_(value)
             buffer[mine.to(buffer.device)] = numbers[name]
         self.used, self.proving, self.largest = bool(len(mine)), bool(len(mine)), 0.0
+        self.ranged = self.used and numbers["low"] <= numbers["high"]
         return len(mine)
 
     def forward(self, a: Float[Tensor, "... n"]) -> Float[Tensor, "... n"]:
         if not (self.compiled or self.used):
             return a
-        b = a * self.scale + self.shift
-        c = torch.where((b >= self.low) & (b <= self.high), b * self.inside, b)
+        c = torch.addcmul(self.shift, a, self.scale)
+        if self.compiled or self.ranged:
+            c = torch.where((c >= self.low) & (c <= self.high), c * self.inside, c)
         if self.proving and not self.compiled:
             self.largest = max(self.largest, float((c - a).abs().max()))
         return c

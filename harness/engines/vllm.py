@@ -42,7 +42,7 @@ class VLLMEngine:
     name = "vllm"
 
     def __init__(self, folder: str, settings: Settings) -> None:
-        _prepare(settings)
+        more = prepared(settings.memory)
         try:
             from vllm import LLM
         except ImportError as error:
@@ -56,14 +56,12 @@ class VLLMEngine:
         self._beside = settings.adapters == "request"
         self._weights = weights_hash(folder)
         served: dict[str, Any] = {"enable_lora": True, "max_lora_rank": MOST_RANK} if self._beside else GATED
-        more: dict[str, Any] = {} if device() == "cuda" else {"block_size": 32, "distributed_executor_backend": "uni"}
         self._llm = LLM(
             model=folder,
             dtype=settings.dtype,  # type: ignore[arg-type]
             max_model_len=self.max_length,
             max_num_batched_tokens=max(4096, self.max_length),
             max_num_seqs=64,
-            enforce_eager=device() == "cpu",
             seed=settings.seed,
             max_logprobs=128,
             disable_log_stats=True,
@@ -226,8 +224,16 @@ def _shape(folder: str) -> dict[str, Any]:
     return {key: value for key, value in load_config(folder).to_dict().items() if key not in _NOT_SHAPE}
 
 
-def _prepare(settings: Settings) -> None:
+def prepared(memory: int) -> dict[str, Any]:
+    """Set what vLLM reads from the environment, where the user has not; the arguments with which one process serves best.
+
+    On a CPU that is this process with all its cores (vLLM would start two more and keep a core free for them), small blocks,
+    so that short contexts are shared, and no compiled graph, which takes minutes and was not faster. On a GPU: vLLM's own.
+    """
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.memory))
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(memory))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if device() == "cuda":
+        return {}
+    return {"block_size": 32, "distributed_executor_backend": "uni", "enforce_eager": True}

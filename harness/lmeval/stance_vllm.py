@@ -4,8 +4,8 @@
 
 Single-token options of one prompt cost one request together, and what longer options share is computed once; the figures
 are those of `vllm`, which scores itself where `data_parallel_size` puts engines behind Ray. Two more arguments serve an
-intervention: `neurons` (a file that `stance localize` wrote) and `op` (such as `zero`). The start-up hook makes the name
-known to lm-eval's command line.
+intervention: `neurons` (a file that `stance localize` wrote) and `op` (such as `zero`). On a CPU it serves in this process,
+uncompiled, unless arguments say otherwise. The start-up hook makes the name known to lm-eval's command line.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from typing import Any
 from lm_eval.models.vllm_causallms import VLLM
 
 from harness.engines import Tokens
-from harness.engines.vllm import carry_out
+from harness.engines.vllm import carry_out, prepared
 from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
 from harness.engines.vllm_scoring import choice_scores, continuation_scores
 from harness.errors import InputError
 from harness.interventions import Op
 from harness.lmeval.model import by_context
+from harness.models import device
 from harness.neurons import Neurons
 from harness.progress import bar
 from harness.variants import Variant
 
+CPU_MEMORY = 4  # GiB for the key-value cache
 _VLLM: Any = VLLM  # lm-eval's registering decorator hides its type
 
 
@@ -47,6 +49,8 @@ class StanceVLLM(_VLLM):
                 raise InputError("An intervention is served by one engine: leave data_parallel_size out.")
             given |= {"load_format": LOAD_FORMAT, "worker_extension_cls": EXTENSION}
             given["additional_config"] = {**given.get("additional_config", {}), LOAD_FORMAT: 1}
+        if device() == "cpu" and all(int(given.get(f"{kind}_parallel_size", 1)) == 1 for kind in ("tensor", "data")):
+            given = prepared(CPU_MEMORY) | given
         super().__init__(pretrained=pretrained, **given)
         if variant.neurons and variant.op and not variant.op.identity:
             size, chosen = len(self.tokenizer), Neurons.load(variant.neurons)
