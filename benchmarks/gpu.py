@@ -148,7 +148,7 @@ def main() -> None:
 
     model.add_adapter(LoraConfig(r=16, target_modules=lora_targets(model), init_lora_weights=False))
     sequences = [Sequence(prompt) for prompt in prompts]
-    seconds = timed(lambda: contrast(model, model, sequences, "mlp_act", batch_tokens=16384), given.rounds)
+    seconds = timed(lambda: contrast(model, model, sequences, "mlp_act", batch_tokens=8192), given.rounds)
     report("PNLAC contrast, adapter off and on", seconds, asked, 2)
     about = {"shape": given.shape, "layers": model.config.num_hidden_layers, "tokens": asked, "device": name}
     publish("gpu", rows, given.out, **about, bf16_matrix_tflops=rate / 1e12)

@@ -85,7 +85,9 @@ def position_ids(mask: Bool[Tensor, "b s"]) -> Int[Tensor, "b s"]:
 
 
 @torch.no_grad()
-def forward(model: PreTrainedModel, ids: Int[Tensor, "b s"], mask: Bool[Tensor, "b s"], **more: Any) -> Any:
-    """The decoder stack without the vocabulary head: all that activations need."""
-    stack = model.base_model
-    return stack(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False, **more)
+def forward(model: PreTrainedModel, ids: Int[Tensor, "b s"]) -> None:
+    """The decoder stack without the vocabulary head, on ids padded on the right.
+
+    No mask is needed: causal attention sees pads on the right from no real position.
+    """
+    model.base_model(input_ids=ids, use_cache=False)

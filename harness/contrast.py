@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -44,11 +43,6 @@ class Contrast:
     base_squared: Float[Tensor, "l n"]
     base_absolute: Float[Tensor, "l n"]
     tokens: int = 0
-
-    @classmethod
-    def empty(cls, layers: int, site_width: int, device: torch.device) -> Contrast:
-        zeros = torch.zeros(4, layers, site_width, dtype=torch.float64, device=device)
-        return cls(zeros[0], zeros[1], zeros[2], zeros[3])
 
     def __add__(self, other: Contrast) -> Contrast:
         """Sums over the tokens of both."""
@@ -114,54 +108,72 @@ def contrasts(
     if not all(any(s.start < len(s.ids) for s in sequences) for sequences in groups.values()):
         raise InputError("No tokens to contrast: with --tokens completion the prompts need completions.")
     device = next(base.parameters()).device
-    found = {key: Contrast.empty(*shape, device) for key in groups}
-    flat = [(key, sequence) for key, sequences in groups.items() for sequence in sequences]
+    keys, device = list(groups), next(base.parameters()).device
+    sums = Sums.empty(len(keys), *shape, device)
+    flat = [(number, s) for number, key in enumerate(keys) for s in groups[key]]
     end = base.config.eos_token_id
     pad_id = int(end[0] if isinstance(end, list) else end or 0)
     for batch in batches([sequence.ids for _, sequence in flat], batch_tokens):
-        rows = [flat[n] for n in sorted(batch)]  # a group's rows stand together, and so do its selected tokens
-        ids, mask = pad([sequence.ids for _, sequence in rows], pad_id, device)
-        starts = torch.tensor([sequence.start for _, sequence in rows], device=device)
+        numbers = torch.tensor([flat[n][0] for n in batch], device=device)
+        starts = torch.tensor([flat[n][1].start for n in batch], device=device)
+        ids, mask = pad([flat[n][1].ids for n in batch], pad_id, device)
         chosen = mask & (torch.arange(ids.shape[1], device=device) >= starts[:, None])
-        parts: list[tuple[Contrast, slice]] = []
-        for key, own in groupby(zip(rows, chosen.sum(1).tolist(), strict=True), key=lambda row: row[0][0]):
-            begin = parts[-1][1].stop if parts else 0
-            parts.append((found[key], slice(begin, begin + sum(count for _, count in own))))
-        _add(base, tuned, ids, mask, chosen, parts, site)
+        of_group = torch.arange(len(keys), device=device)[:, None, None] == numbers[:, None]
+        sums.add(base, tuned, ids, (of_group & chosen).flatten(1), site)
         advance(len(batch))
-    return found
+    return {key: sums.of(number) for number, key in enumerate(keys)}
 
 
-def _add(
-    base: PreTrainedModel,
-    tuned: PreTrainedModel,
-    ids: Int[Tensor, "b s"],
-    mask: Bool[Tensor, "b s"],
-    chosen: Bool[Tensor, "b s"],
-    parts: list[tuple[Contrast, slice]],
-    site: SiteName,
-) -> None:
-    """Run both models over one batch; `parts` are the groups' slices of its selected tokens, in their order."""
-    seen: dict[int, Tensor] = {}
+@dataclass
+class Sums:
+    """The four running sums of every group, [g, l, n] float64, and the groups' tokens [g]."""
 
-    def of_base(layer: int, activation: Tensor) -> None:
-        seen[layer] = a = _wide(activation[chosen])
-        for sums, part in parts:
-            sums.base_sum[layer] += a[part].sum(0)
-            sums.base_squared[layer] += _squares(a[part])
-            sums.base_absolute[layer] += torch.linalg.vector_norm(a[part], 1, dim=0)
+    sums: Float[Tensor, "4 g l n"]
+    tokens: Int[Tensor, " g"]
 
-    def of_tuned(layer: int, activation: Tensor) -> None:
-        difference = _wide(activation[chosen]) - seen.pop(layer)
-        for sums, part in parts:
-            sums.squared_difference[layer] += _squares(difference[part])
+    @classmethod
+    def empty(cls, groups: int, layers: int, site_width: int, device: torch.device) -> Sums:
+        zeros = torch.zeros(4, groups, layers, site_width, dtype=torch.float64, device=device)
+        return cls(zeros, torch.zeros(groups, dtype=torch.long, device=device))
 
-    with visiting(base, site, of_base), _adapter_off(base) if base is tuned else nullcontext():
-        forward(base, ids, mask)
-    with visiting(tuned, site, of_tuned):
-        forward(tuned, ids, mask)
-    for sums, part in parts:
-        sums.tokens += part.stop - part.start
+    def of(self, group: int) -> Contrast:
+        squared_difference, total, squared, absolute = self.sums[:, group]
+        return Contrast(squared_difference, total, squared, absolute, int(self.tokens[group]))
+
+    def add(
+        self,
+        base: PreTrainedModel,
+        tuned: PreTrainedModel,
+        ids: Int[Tensor, "b s"],
+        chosen: Bool[Tensor, "g c"],
+        site: SiteName,
+    ) -> None:
+        """Run both models over one batch. `chosen`: which of its b * s positions count for which group.
+
+        A sum over positions is a matrix product with `chosen`: one reading of the activations serves all groups.
+        """
+        seen: dict[int, Tensor] = {}
+        weights: dict[torch.dtype, Tensor] = {}
+
+        def count(which: int, layer: int, a: Float[Tensor, "c n"]) -> None:
+            weight = weights.setdefault(a.dtype, chosen.to(a.dtype))
+            self.sums[which, :, layer] += weight @ a
+
+        def of_base(layer: int, activation: Tensor) -> None:
+            seen[layer] = activation
+            a = _wide(activation)
+            count(1, layer, a)
+            count(2, layer, a.square())
+            count(3, layer, a.abs())
+
+        def of_tuned(layer: int, activation: Tensor) -> None:
+            count(0, layer, (_wide(activation) - _wide(seen.pop(layer))).square_())
+
+        with visiting(base, site, of_base), _adapter_off(base) if base is tuned else nullcontext():
+            forward(base, ids)
+        with visiting(tuned, site, of_tuned):
+            forward(tuned, ids)
+        self.tokens += chosen.sum(1)
 
 
 @contextmanager
@@ -175,11 +187,7 @@ def _adapter_off(model: PreTrainedModel) -> Iterator[None]:
         model.enable_adapters()
 
 
-def _wide(a: Float[Tensor, "c n"]) -> Float[Tensor, "c n"]:
-    """At least float32: batches are summed in it, and summed up in float64."""
-    return a.to(torch.promote_types(a.dtype, torch.float32))
-
-
-def _squares(a: Float[Tensor, "c n"]) -> Float[Tensor, " n"]:
-    """Sum of squares over tokens, without a second tensor of a's size."""
-    return torch.linalg.vector_norm(a, dim=0).square()
+def _wide(activation: Float[Tensor, "b s n"]) -> Float[Tensor, "c n"]:
+    """All positions, at least in float32: batches are summed in it, and summed up in float64."""
+    flat = activation.flatten(0, 1)
+    return flat.to(torch.promote_types(flat.dtype, torch.float32))
