@@ -67,20 +67,21 @@ def machine() -> dict[str, Any]:
     }
 
 
-def matrix_rate(dtype: torch.dtype, wide: int, hidden: int, where: str) -> float:
-    """FLOP/s of a matrix product in the shape of the MLP, the best of several."""
+def matrix_product(dtype: torch.dtype, wide: int, hidden: int, where: str) -> tuple[Callable[[], None], float]:
+    """A second or so of matrix products in the shape of the MLP, and the floating-point operations of them all."""
     import torch
 
     a, b = torch.randn(2048, hidden, device=where).to(dtype), torch.randn(wide, hidden, device=where).to(dtype)
-    best = float("inf")
-    for _ in range(20):
-        begun = time.perf_counter()
-        for _ in range(5):
+    one = 2.0 * 2048 * wide * hidden
+    times = max(1, round((5e11 if where == "cpu" else 1e15) / one))
+
+    def work() -> None:
+        for _ in range(times):
             torch.nn.functional.linear(a, b)
         if where == "cuda":
             torch.cuda.synchronize()
-        best = min(best, (time.perf_counter() - begun) / 5)
-    return 2 * 2048 * wide * hidden / best
+
+    return work, one * times
 
 
 def _processor() -> str:

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from common import arguments, matrix_rate, median, publish
+from common import arguments, matrix_product, median, publish
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainerCallback, TrainingArguments
 
@@ -115,7 +115,8 @@ def main() -> None:
     model = build(given.shape, given.layers, where)
     weights = sum(p.numel() for p in decoder_layers(model).parameters())
     down = mlps(model)[0].down
-    rate = matrix_rate(torch.bfloat16, down.inputs, down.outputs, where)
+    product, work = matrix_product(torch.bfloat16, down.inputs, down.outputs, where)
+    rate = work / timed(product, given.rounds)
     name = torch.cuda.get_device_name() if where == "cuda" else "CPU"
     sheet = next((peak for key, peak in PEAKS.items() if key in name), None)
     generator = torch.Generator().manual_seed(0)

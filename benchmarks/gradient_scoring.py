@@ -2,9 +2,9 @@
 
     python benchmarks/gradient_scoring.py --items 16 --rounds 3
 
-Three ways to the same numbers, written here from the description of what they do:
+Ways to the same numbers, written here from the description of what they do:
 
-- ours: plugins/culnig.py;
+- ours: plugins/culnig.py, in float32 and under bfloat16 autocast;
 - public: batches of 16 padded on the left, all activations and gradients kept until the batch's end, gradients of the
   parameters made too, logits at every position, then one dictionary entry per neuron added to in Python, item by item;
 - loops: one item at a time, all activations and gradients kept, the max taken neuron by neuron in Python and appended to
@@ -132,7 +132,16 @@ def ours(model: Any, given: list[Item], compatible: bool = False) -> PerSite:
     return score(model, given, compatible=compatible).sites
 
 
-WAYS: dict[str, Callable[[Any, list[Item]], PerSite]] = {"ours": ours, "public": public, "loops": loops}
+def ours_bfloat16(model: Any, given: list[Item]) -> PerSite:
+    return score(model, given, dtype=torch.bfloat16).sites
+
+
+WAYS: dict[str, Callable[[Any, list[Item]], PerSite]] = {
+    "ours": ours,
+    "ours, bfloat16": ours_bfloat16,
+    "public": public,
+    "loops": loops,
+}
 
 
 def apart(a: PerSite, b: PerSite) -> float:
@@ -164,6 +173,7 @@ def main() -> None:
         "loops": 0.0,
     }
     assert max(differences.values()) < 1e-4, differences
+    differences["ours, bfloat16"] = apart(found["ours, bfloat16"], found["loops"])
     found.clear()
     seconds = alternate({name: (lambda way=way: way(model, given)) for name, way in WAYS.items()}, options.rounds)
     rows = []
