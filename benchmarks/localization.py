@@ -75,7 +75,7 @@ def peak_memory(folder: str, prompts: int) -> dict[str, Callable[[], float]]:
     asked = [Sequence(ids[n % len(ids)]) for n in range(prompts)]
 
     def work() -> float:
-        contrast(base, tuned, asked, "mlp_act")
+        contrast(base, tuned, asked, "mlp_act", batch_tokens=1024)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     return {"work": work}

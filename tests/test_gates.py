@@ -23,7 +23,7 @@ OPS = ("zero", "scale=2", "constant=0.3", "range=-0.4:0.4:-1")
 WIDER = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 32, "num_attention_heads": 2}
 ASK = """
 import functools, json, os, sys
-os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="ERROR", VLLM_CPU_NUM_OF_RESERVED_CPU="0")
+os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", VLLM_LOGGING_LEVEL="ERROR", VLLM_CPU_OMP_THREADS_BIND="nobind")
 from pathlib import Path
 from vllm import LLM
 from harness.engines.vllm import carry_out, gate

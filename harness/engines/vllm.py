@@ -7,7 +7,6 @@ restart. vllm_scoring.py says how choices and continuations are scored, gates.py
 from __future__ import annotations
 
 import gc
-import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.engines import Settings, Tokens, check_length, longest, probe_prompt
+from harness.engines.vllm_adapters import MOST_RANK, check_beside
 from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
 from harness.engines.vllm_scoring import Ask, choice_scores, continuation_scores
 from harness.errors import InputError, ProofError, choices
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 # The second keeps compiled graphs with gates apart from those without.
 GATED: dict[str, Any] = {"load_format": LOAD_FORMAT, "additional_config": {LOAD_FORMAT: 1}}
-MOST_RANK = 64  # of an adapter that is computed beside the base
 _NOT_SHAPE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "pad_token_id"}
 
 
@@ -71,6 +70,8 @@ class VLLMEngine:
             **served,
             **more,
         )
+        if self._beside:
+            self._llm.collective_rpc("stance_plain_head")
         self._block = int(self._llm.llm_engine.vllm_config.cache_config.block_size)
 
     def score_continuations(self, requests: list[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
@@ -149,7 +150,7 @@ class VLLMEngine:
         """Answer with a LoRA adapter beside the base from now on, in place of the one before; None ends it.
 
         Raises:
-            InputError: an engine that was not started for it, or an adapter of too high a rank.
+            InputError: an engine that was not started for it, or an adapter that cannot be computed beside a base.
             ProofError: the adapter changes nothing on the probe prompt.
         """
         if adapter is None:
@@ -157,11 +158,7 @@ class VLLMEngine:
             return
         if not self._beside:
             raise InputError("This engine serves adapters merged; start it with adapters=request.")
-        rank = int(json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-        if rank > MOST_RANK:
-            raise InputError(
-                f"{adapter} has rank {rank}; up to {MOST_RANK} are served beside the base. Let it be merged."
-            )
+        check_beside(Path(adapter))
         from vllm.lora.request import LoRARequest
 
         probe = [(probe_prompt(len(self.tokenizer), self.max_length), list(range(64)))]

@@ -74,6 +74,15 @@ class StanceWorker:
         if self.model_runner.model_config.hf_text_config.tie_word_embeddings:
             _repack_head(model)
 
+    def stance_plain_head(self) -> int:
+        """Take vLLM's LoRA off the logits, which fails at prompt log-probabilities; adapters of the head are refused."""
+        model = self.model_runner.get_model()
+        wrapped = [name for name, module in model.named_modules() if type(module).__name__ == "LogitsProcessorWithLoRA"]
+        for name in wrapped:
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, model.get_submodule(name).base_layer)
+        return len(wrapped)
+
 
 def _repack_head(model: Any) -> None:
     """On a CPU vLLM multiplies by a packed copy of the head, which a reload of tied weights leaves as it was."""
