@@ -2,9 +2,10 @@
 
     python benchmarks/choice_scoring.py --documents 64 --rounds 3
 
-Documents are the packaged statements with four options, asked cold (nothing cached) and again (contexts repeat, as they do
-under another order of options), and the packaged pairs: two long answers after one question. Peers are lm-eval's `vllm` and
-`hf` in bfloat16, `hf` at three batch sizes, of which the best counts. Log-probabilities are compared in float32.
+Documents are the packaged statements with four options, in the model's chat template, asked cold (nothing cached) and again
+(contexts repeat, as they do under another order of options), and the packaged pairs: two long answers after one question.
+Peers are lm-eval's `vllm` and `hf` in bfloat16, `hf` at three batch sizes, of which the best counts. Log-probabilities are
+compared in float32.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ def requests(tokenizer: Any, kind: str, count: int) -> list[tuple[Any, list[int]
         topic = topics[number % len(topics)]
         if kind == "choices":
             statement = topic.statements[number // len(topics)]
-            context, answers = f"{statement.text}\n{OPTIONS}", LETTERS
+            question, answers = f"{statement.text}\n{OPTIONS}", LETTERS
         else:
             item = topic.split("measure")[number // len(topics)]
-            context, answers = f"{item.question}\n", (item.left, item.right)
+            question, answers = item.question, (item.left, item.right)
+        turn = [{"role": "user", "content": question}]
+        context = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         head = tokenizer(context, add_special_tokens=False)["input_ids"]
         found += [(None, head, tokenizer(a, add_special_tokens=False)["input_ids"]) for a in answers]
     return found
