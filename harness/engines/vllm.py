@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from harness.engines import Settings, Tokens, check_length, longest, probe_prompt
 from harness.engines.vllm_adapters import MOST_RANK, check_beside
@@ -117,7 +115,7 @@ class VLLMEngine:
             ProofError: the op changes nothing on the probe prompt.
         """
         if self._gated is not None:
-            gate(self._llm, replace(self._gated, mask=torch.zeros_like(self._gated.mask)), op)
+            gate(self._llm, self._gated - self._gated, op)
             self._gated = None
         if neurons is None or not len(neurons) or op.identity:
             return 0.0
@@ -142,7 +140,7 @@ class VLLMEngine:
             if self._beside:
                 raise InputError("Weights are not swapped below adapters; start another engine.")
             self._llm.collective_rpc("stance_swap", args=(folder,))
-            self._llm.reset_prefix_cache()
+        self._llm.reset_prefix_cache()  # also for the same weights: the base asked again is to be computed again
         self.folder, self._weights = folder, weights_hash(folder)
         self.tokenizer = load_tokenizer(folder)
 
@@ -161,7 +159,7 @@ class VLLMEngine:
         check_beside(Path(adapter))
         from vllm.lora.request import LoRARequest
 
-        probe = [(probe_prompt(len(self.tokenizer), self.max_length), list(range(64)))]
+        probe = _probe(len(self.tokenizer), self.max_length)
         self._adapter = None
         before = choice_scores(self._run, probe)
         self._adapters += 1
@@ -189,16 +187,20 @@ def carry_out(llm: LLM, ask: Ask, vocabulary: int, most: int, neurons: Neurons, 
         InputError: a model without gates, or neurons of another shape.
         ProofError: the op changes nothing on the probe prompt; the gates are neutral again.
     """
-    options = list(range(0, vocabulary, max(1, vocabulary // 64)))[:64]
-    probe = [(probe_prompt(vocabulary, most), options)]
+    probe = _probe(vocabulary, most)
     before = choice_scores(ask, probe)
     held = gate(llm, neurons, op)
     after = choice_scores(ask, probe)
     effect = max(llm.collective_rpc("stance_effect", args=(neurons.site,)))
     if not held or (effect == 0.0 and before == after):
-        gate(llm, replace(neurons, mask=torch.zeros_like(neurons.mask)), op)
+        gate(llm, neurons - neurons, op)
         raise ProofError(f"{op} on {len(neurons)} neurons at {neurons.site} changed nothing on a probe prompt.")
     return effect or float("nan")
+
+
+def _probe(vocabulary: int, most: int) -> list[tuple[Tokens, Tokens]]:
+    """The probe prompt with options spread over the vocabulary."""
+    return [(probe_prompt(vocabulary, most), list(range(0, vocabulary, max(1, vocabulary // 64)))[:64])]
 
 
 def gate(llm: LLM, neurons: Neurons, op: Op) -> int:
@@ -225,7 +227,7 @@ def prepared(memory: int) -> dict[str, Any]:
     """Set what vLLM reads from the environment, where the user has not; the arguments with which one process serves best.
 
     On a CPU that is this process with all its cores (vLLM would start two more and keep a core free for them), small blocks,
-    so that short contexts are shared, and no compiled graph, which takes minutes and was not faster. On a GPU: vLLM's own.
+    so that short contexts are shared, and no compiled graph, which takes minutes to make. On a GPU: vLLM's own.
     """
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(memory))
