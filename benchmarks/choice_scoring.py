@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from common import Peer, arguments, median, publish
+from common import Peer, arguments, median, publish, take_turns
 
 LETTERS = (" A", " B", " C", " D")
 OPTIONS = "A. Strongly agree\nB. Agree\nC. Disagree\nD. Strongly disagree\nAnswer:"
@@ -74,12 +74,7 @@ def serve(
 
 def compare(peers: dict[str, Peer], what: str, rounds: int) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Median seconds and answers of every peer, the peers taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in peers}
-    answers = {}
-    for _ in range(rounds):
-        for name, peer in peers.items():
-            taken, answers[name] = peer.run(what)
-            seconds[name].append(taken)
+    seconds, answers = take_turns({name: (peer, what) for name, peer in peers.items()}, rounds)
     return {name: median(taken) for name, taken in seconds.items()}, answers
 
 

@@ -117,12 +117,13 @@ class Peer:
     """A candidate in a process of its own, so that libraries cannot disturb one another; idle while others run.
 
     `make(**options)` runs in the child and returns what answers `work(name)` there: a dict of functions without arguments.
+    `settled`: as this project's commands settle their process (harness/process.py), or as a script of its own finds it.
     """
 
-    def __init__(self, make: Callable[..., dict[str, Callable[[], Any]]], **options: Any) -> None:
+    def __init__(self, make: Callable[..., dict[str, Callable[[], Any]]], settled: bool = True, **options: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, make, options))
+        self._process = context.Process(target=_serve, args=(other, make, settled, options))
         self._process.start()
         atexit.register(self.close)
         other.close()
@@ -151,10 +152,24 @@ class Peer:
         return value
 
 
-def _serve(pipe: Any, make: Callable[..., dict[str, Callable[[], Any]]], options: dict[str, Any]) -> None:
+def take_turns(ways: dict[str, tuple[Peer, str]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds in every round of what each peer is asked for, the peers taking turns, and what it returned last."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    values = {}
+    for _ in range(rounds):
+        for name, (peer, what) in ways.items():
+            taken, values[name] = peer.run(what)
+            seconds[name].append(taken)
+    return seconds, values
+
+
+def _serve(
+    pipe: Any, make: Callable[..., dict[str, Callable[[], Any]]], settled: bool, options: dict[str, Any]
+) -> None:
     from harness.process import settle
 
-    settle()
+    if settled:
+        settle()
     os.environ.pop("TQDM_DISABLE", None)  # vLLM divides by a bar's elapsed time, and lm-eval always asks for its bar
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; by default each engine on a CPU takes nearly all memory
     try:

@@ -4,21 +4,21 @@
 
 Ways to the same numbers, written here from the description of what they do:
 
-- ours: plugins/culnig.py, in float32 and under bfloat16 autocast;
+- ours: plugins/culnig.py, in float32, with the public code's padding, and under bfloat16 autocast;
 - public: batches of 16 padded on the left, all activations and gradients kept until the batch's end, gradients of the
   parameters made too, logits at every position, then one dictionary entry per neuron added to in Python, item by item;
 - loops: one item at a time, all activations and gradients kept, the max taken neuron by neuron in Python and appended to
   lists that are kept for all items.
 
 Equality is the largest difference over the largest score of a site (`ours` against `loops`; `public` against ours with its
-padding). Peak memory is the resident set of processes of their own, over the items and over the same four times; 16 items
-are a full batch of the public code.
+padding). Each way has a process of its own: ours settled as this project's commands settle theirs, the others as a script
+finds it. Peak memory is the resident set of such processes, over the same items 8 and 16 times: by then the heap of ours has
+its final size. 16 items are a full batch of the public code.
 """
 
 from __future__ import annotations
 
 import resource
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -27,8 +27,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import numpy as np
 import torch
-from common import alternate, arguments, median, publish
+from common import Peer, arguments, median, publish, take_turns
 
 from harness import models
 from harness.lmeval.roots import packaged_root
@@ -128,70 +129,98 @@ def _stacked(model: Any, value: Callable[[str, int, int], float]) -> PerSite:
     }
 
 
-def ours(model: Any, given: list[Item], compatible: bool = False) -> PerSite:
-    return score(model, given, compatible=compatible).sites
+def ours(model: Any, given: list[Item]) -> PerSite:
+    return score(model, given).sites
 
 
 def ours_bfloat16(model: Any, given: list[Item]) -> PerSite:
     return score(model, given, dtype=torch.bfloat16).sites
 
 
+def ours_compatible(model: Any, given: list[Item]) -> PerSite:
+    return score(model, given, compatible=True).sites
+
+
 WAYS: dict[str, Callable[[Any, list[Item]], PerSite]] = {
     "ours": ours,
+    "ours, compatible": ours_compatible,
     "ours, bfloat16": ours_bfloat16,
     "public": public,
     "loops": loops,
 }
 
 
-def apart(a: PerSite, b: PerSite) -> float:
-    return max(float((a[site] - b[site]).abs().max() / b[site].abs().max()) for site in b)
+PUBLISHED = ("public", "loops")  # each in a process as a script finds it; ours in one settled as our commands settle it
 
 
-def peak(way: str, options: Any, times: int) -> float:
+MEASURED = (8, 16)  # how many times over the items when memory is measured
+
+
+def apart(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    """Largest difference, as a share of the largest score of its site."""
+    return max(float(np.abs(a[site] - b[site]).max() / np.abs(b[site]).max()) for site in b)
+
+
+def serve(model: str, count: int, times: int, way: str) -> dict[str, Callable[[], Any]]:
+    """`work`: the scores of the items, so many times over, by one way; `peak`: the process's most resident megabytes."""
+    from transformers import AutoModelForCausalLM
+
+    folder = models.resolve(model)
+    if way in PUBLISHED:
+        with models.quiet():
+            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    else:
+        loaded = models.load_model(folder, torch.float32)
+    given = items(folder, count) * times
+    return {
+        "work": lambda: {site: scores.numpy() for site, scores in WAYS[way](loaded, given).items()},
+        "peak": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def peak(options: dict[str, Any], way: str, times: int) -> float:
     """Most resident megabytes of a fresh process that scores the items `times` times over, as one data set."""
-    settings = {"model": options.model, "items": options.items, "peak-of": way, "times": times}
-    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in settings.items())]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    peer = Peer(serve, settled=way not in PUBLISHED, way=way, times=times, **options)
+    peer.run("work")
+    found = peer.run("peak")[1]
+    peer.close()
+    return found
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", model="smollm2-135m-instruct", items=16, rounds=3, peak_of="", times=1)
-    folder = models.resolve(options.model)
-    if options.peak_of:
-        WAYS[options.peak_of](models.load_model(folder, torch.float32), items(folder, options.items) * options.times)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return
-    # Before this process loads a model: a child's peak starts at what its parent held when it was made.
-    peaks = {name: [peak(name, options, times) for times in (1, 4)] for name in WAYS}
-    given, model = items(folder, options.items), models.load_model(folder, torch.float32)
-    found = {name: way(model, given) for name, way in WAYS.items()}
+    given = arguments(__doc__ or "", model="smollm2-135m-instruct", items=16, rounds=3)
+    options = {"model": given.model, "count": given.items}
+    peaks = {
+        way: {f"peak MB, {n * given.items} items": peak(options, way, n) for n in MEASURED}
+        for way in WAYS
+        if way != "loops"
+    }
+    peers = {way: Peer(serve, settled=way not in PUBLISHED, way=way, times=1, **options) for way in WAYS}
+    asked = {way: (peer, "work") for way, peer in peers.items()}
+    take_turns(asked, 1)  # warm-up
+    rounds, found = take_turns(asked, given.rounds)
     differences = {
         "ours": apart(found["ours"], found["loops"]),
-        "public": apart(ours(model, given, compatible=True), found["public"]),
+        "ours, compatible": apart(found["ours, compatible"], found["public"]),
+        "public": apart(found["public"], found["ours, compatible"]),
         "loops": 0.0,
     }
     assert max(differences.values()) < 1e-4, differences
     differences["ours, bfloat16"] = apart(found["ours, bfloat16"], found["loops"])
-    found.clear()
-    seconds = alternate({name: (lambda way=way: way(model, given)) for name, way in WAYS.items()}, options.rounds)
-    rows = []
-    for name in WAYS:
-        rows.append(
-            {
-                "way": name,
-                "seconds": median(seconds[name]),
-                "ratio to ours": median(seconds[name]) / median(seconds["ours"]),
-                "largest difference": differences[name],
-                "peak MB": peaks[name][0],
-                "peak MB, 4x items": peaks[name][1],
-                "growth MB": peaks[name][1] - peaks[name][0],
-            }
-        )
-    lengths = [len(item.ids) for item in given]
-    about = {"model": options.model, "items": len(given), "tokens": [min(lengths), max(lengths)], "rounds": seconds}
-    publish("gradient_scoring", rows, options.out, **about)
+    seconds = {way: median(taken) for way, taken in rounds.items()}
+    rows = [
+        {
+            "way": way,
+            "seconds": seconds[way],
+            "ratio to ours": seconds[way] / seconds["ours"],
+            "largest difference": differences[way],
+            **peaks.get(way, {}),
+        }
+        for way in WAYS
+    ]
+    lengths = [len(item.ids) for item in items(models.resolve(given.model), given.items)]
+    about = {"model": given.model, "items": len(lengths), "tokens": [min(lengths), max(lengths)], "rounds": rounds}
+    publish("gradient_scoring", rows, given.out, **about)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python benchmarks/localization.py --prompts 10 --rounds 3
 
 The reference is a loop written here: for each prompt one float32 forward pass of each model with hooks that keep the
-activations, moved to NumPy and summed in float64. Ours runs in bfloat16 with float32 sums over a batch and float64 sums over
+activations, moved to NumPy and summed in float64; in a process of its own as a script finds it. Ours runs in a process
+settled as this project's commands settle theirs, in bfloat16 with float32 sums over a batch and float64 sums over
 batches, all six topics in one pass. Printed beside: the machine's own bfloat16 rate for a matrix product in the shape of the
 MLP, timed in turn with the rest; the share of it that ours reaches; the rank correlation of the scores; and peak memory.
 """
@@ -16,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Peer, alternate, arguments, matrix_product, median, publish
+from common import Peer, arguments, matrix_product, median, publish, take_turns
 from scipy.stats import spearmanr
 
 from harness.activations import visiting
 from harness.contrast import Sequence, contrast
 from harness.lmeval.roots import packaged_root
-from harness.models import device, load_model, load_tokenizer, resolve
+from harness.models import device, load_model, load_tokenizer, quiet, resolve
 from harness.sites import decoder_layers, mlps
 from harness.topics import find_topics
 from plugins.pnlac import localize
@@ -63,14 +64,48 @@ def topic_prompts(folder: str, count: int) -> dict[str, list[Sequence]]:
     return found
 
 
-def pair(folder: str) -> tuple[Any, Any]:
-    """Base and fine-tune in bfloat16, on the device."""
-    return load_model(folder, torch.bfloat16, device()), perturbed(load_model(folder, torch.bfloat16, device()))
+def pair(folder: str, dtype: torch.dtype, where: str) -> tuple[Any, Any]:
+    """Base and fine-tune; the same weights whatever they are rounded to."""
+    tuned = perturbed(load_model(folder, torch.float32))
+    return load_model(folder, dtype, where), tuned.to(where, dtype)
+
+
+def reference(folder: str, prompts: int) -> dict[str, Callable[[], Any]]:
+    """`work`: R [l, n] by the naive loop over all topics' prompts."""
+    from transformers import AutoModelForCausalLM
+
+    with quiet():
+        base, tuned = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for _ in range(2))
+    tuned = perturbed(tuned)
+    flat = [s for sequences in topic_prompts(folder, prompts).values() for s in sequences]
+    return {"work": lambda: naive(base, tuned, flat)}
+
+
+def ours(folder: str, prompts: int, batch_tokens: int) -> dict[str, Callable[[], Any]]:
+    """`work`: R [l, n] over all topics; `product`: the machine's own rate in the MLP's shape, in operations per second."""
+    where = device()
+    models, asked = pair(folder, torch.bfloat16, where), topic_prompts(folder, prompts)
+    down = mlps(models[0])[0].down
+    product, work = matrix_product(torch.bfloat16, down.inputs, down.outputs, where)
+
+    def scores() -> np.ndarray:
+        made = localize(*models, asked, "mlp_act", "benchmark", batch_tokens=batch_tokens)
+        weights = torch.tensor([made.tokens[topic] for topic in made.scores], dtype=torch.float64)
+        stacked = torch.stack(list(made.scores.values()))
+        return (stacked.square() * weights[:, None, None]).sum(0).div(weights.sum()).sqrt().numpy()
+
+    def rate() -> float:
+        product()
+        return work
+
+    flops = 2 * 2 * sum(p.numel() for p in decoder_layers(models[0]).parameters())
+    scores()
+    return {"work": scores, "product": rate, "flops of a token": lambda: flops}
 
 
 def peak_memory(folder: str, prompts: int) -> dict[str, Callable[[], float]]:
     """`work`: the peak of a process, in MB, that contrasts so many prompts of at most 16 tokens."""
-    base, tuned = pair(folder)
+    base, tuned = pair(folder, torch.bfloat16, device())
     ids = [s.ids[-16:] for sequences in topic_prompts(folder, 100).values() for s in sequences]
     asked = [Sequence(ids[n % len(ids)]) for n in range(prompts)]
 
@@ -83,36 +118,19 @@ def peak_memory(folder: str, prompts: int) -> dict[str, Callable[[], float]]:
 
 def main() -> None:
     given = arguments(__doc__ or "", model="smollm2-135m-instruct", prompts=10, rounds=3, batch_tokens=2048)
-    folder, where = resolve(given.model), device()
-    peaks = {}
+    folder, peaks = resolve(given.model), {}
     for count in (100, 2000):
         peer = Peer(peak_memory, folder=folder, prompts=count)
         peaks[count] = peer.run("work")[1]
         peer.close()
-    prompts = topic_prompts(folder, given.prompts)
-    flat = [sequence for sequences in prompts.values() for sequence in sequences]
-    slow = load_model(folder, torch.float32), perturbed(load_model(folder, torch.float32))
-    fast = pair(folder)
-    fast[1].load_state_dict(slow[1].state_dict())
-    found: dict[str, Any] = {}
-
-    def ours() -> None:
-        made = localize(*fast, prompts, "mlp_act", "benchmark", batch_tokens=given.batch_tokens)
-        weights = torch.tensor([made.tokens[topic] for topic in made.scores], dtype=torch.float64)
-        scores = torch.stack(list(made.scores.values()))
-        found["ours"] = (scores.square() * weights[:, None, None]).sum(0).div(weights.sum()).sqrt().numpy()
-
-    def reference() -> None:
-        found["reference"] = naive(*slow, flat)
-
-    ours()
-    down = mlps(fast[0])[0].down
-    product, work = matrix_product(torch.bfloat16, down.inputs, down.outputs, where)
-    ways = {"ours": ours, "reference": reference, "product": product}
-    seconds = {k: median(v) for k, v in alternate(ways, given.rounds).items()}
-    rate = work / seconds.pop("product")
-    tokens = sum(len(p.ids) for p in flat)
-    flops = 2 * 2 * tokens * sum(p.numel() for p in decoder_layers(fast[0]).parameters())
+    mine = Peer(ours, folder=folder, prompts=given.prompts, batch_tokens=given.batch_tokens)
+    theirs = Peer(reference, settled=False, folder=folder, prompts=given.prompts)
+    ways = {"ours": (mine, "work"), "reference": (theirs, "work"), "product": (mine, "product")}
+    rounds, found = take_turns(ways, given.rounds)
+    seconds = {name: median(taken) for name, taken in rounds.items()}
+    rate = found["product"] / seconds.pop("product")
+    tokens = sum(len(s.ids) for sequences in topic_prompts(folder, given.prompts).values() for s in sequences)
+    flops = tokens * mine.run("flops of a token")[1]
     correlation = float(spearmanr(found["ours"].ravel(), found["reference"].ravel())[0])
     rows = [
         {
@@ -123,7 +141,13 @@ def main() -> None:
         }
         for name, taken in seconds.items()
     ]
-    about = {"prompts": len(flat), "bf16_gflops": rate / 1e9, "rank_correlation": correlation}
+    about = {
+        "prompts": 6 * given.prompts,
+        "tokens": tokens,
+        "rounds": rounds,
+        "bf16_gflops": rate / 1e9,
+        "rank_correlation": correlation,
+    }
     publish("localization", rows, given.out, model=given.model, **about, peak_mb={str(k): v for k, v in peaks.items()})
     print(f"bf16 matrix product: {rate / 1e9:.0f} GFLOP/s; rank correlation of the scores: {correlation:.4f}")
     print(f"Peak memory with 100 prompts {peaks[100]:.0f} MB, with 2,000 {peaks[2000]:.0f} MB")

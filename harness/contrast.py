@@ -7,16 +7,19 @@ the base's pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import copy
+from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Sequence as Seq
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from harness.activations import batches, forward, pad, visiting
+from harness.activations import batches, pad
+from harness.contrast_sums import Sums
 from harness.errors import InputError
 from harness.sites import SiteName, mlps, width
 
@@ -36,41 +39,41 @@ class Sequence:
 
 @dataclass
 class Contrast:
-    """Running sums over tokens of one topic, all [l, n] float64 on the models' device."""
+    """Sums over a topic's tokens, [q, l, n] float64 on the models' device, and how many tokens.
 
-    squared_difference: Float[Tensor, "l n"]
-    base_sum: Float[Tensor, "l n"]
-    base_squared: Float[Tensor, "l n"]
-    base_absolute: Float[Tensor, "l n"]
+    The q rows: (tuned - base)^2, |base|, and where moments were asked for base and base^2.
+    """
+
+    sums: Float[Tensor, "q l n"]
     tokens: int = 0
 
     def __add__(self, other: Contrast) -> Contrast:
         """Sums over the tokens of both."""
-        return Contrast(
-            self.squared_difference + other.squared_difference,
-            self.base_sum + other.base_sum,
-            self.base_squared + other.base_squared,
-            self.base_absolute + other.base_absolute,
-            self.tokens + other.tokens,
-        )
+        return Contrast(self.sums + other.sums, self.tokens + other.tokens)
 
     @property
     def score(self) -> Float[Tensor, "l n"]:
         """R_t: root mean squared difference, in activation units."""
-        return (self.squared_difference / self.tokens).sqrt()
+        return (self.sums[0] / self.tokens).sqrt()
 
     @property
     def normalized(self) -> Float[Tensor, "l n"]:
-        """R_t in units of the base's standard deviation; 0 where the base never varies."""
-        mean_square = self.base_squared / self.tokens
-        variance = mean_square - (self.base_sum / self.tokens) ** 2
+        """R_t in units of the base's standard deviation; 0 where the base never varies.
+
+        Raises:
+            InputError: contrasted without moments.
+        """
+        if len(self.sums) < 4:
+            raise InputError("Normalised scores need the base's moments; contrast the models with moments=True.")
+        mean, mean_square = self.sums[2:] / self.tokens
+        variance = mean_square - mean**2
         varies = variance > 1e-12 * mean_square  # below this the difference of the two sums is rounding
         return torch.where(varies, self.score / variance.clamp(min=0).sqrt(), 0.0)
 
     @property
     def size(self) -> Float[Tensor, "l n"]:
         """Mean |activation| of the base."""
-        return self.base_absolute / self.tokens
+        return self.sums[1] / self.tokens
 
 
 def contrast(
@@ -80,9 +83,10 @@ def contrast(
     site: SiteName,
     batch_tokens: int = 2048,
     advance: Callable[[int], object] = lambda _: None,
+    moments: bool = False,
 ) -> Contrast:
     """The running sums of one list of sequences; see `contrasts`."""
-    return contrasts(base, tuned, {None: sequences}, site, batch_tokens, advance)[None]
+    return contrasts(base, tuned, {None: sequences}, site, batch_tokens, advance, moments)[None]
 
 
 def contrasts(
@@ -92,10 +96,14 @@ def contrasts(
     site: SiteName,
     batch_tokens: int = 2048,
     advance: Callable[[int], object] = lambda _: None,
+    moments: bool = False,
+    devices: Seq[str] = (),
 ) -> dict[K, Contrast]:
     """One streaming pass of both models over the same token ids of all groups, whose sequences share batches.
 
-    One model given twice is its own base with its adapter switched off. `advance(n)` is told of n finished sequences.
+    One model given twice is its own base with its adapter switched off. `moments`: also sum the base's activations and
+    their squares, for normalised scores. `devices`: further ones that share the batches,
+    with copies of both models. `advance(n)` is told of n finished sequences.
 
     Raises:
         InputError: a group without selected tokens, or models of different shapes.
@@ -107,87 +115,40 @@ def contrasts(
         )
     if not all(any(s.start < len(s.ids) for s in sequences) for sequences in groups.values()):
         raise InputError("No tokens to contrast: with --tokens completion the prompts need completions.")
-    device = next(base.parameters()).device
-    keys, device = list(groups), next(base.parameters()).device
-    sums = Sums.empty(len(keys), *shape, device)
-    flat = [(number, s) for number, key in enumerate(keys) for s in groups[key]]
+    keys, flat = list(groups), [(number, s) for number, key in enumerate(groups) for s in groups[key]]
     end = base.config.eos_token_id
     pad_id = int(end[0] if isinstance(end, list) else end or 0)
-    for batch in batches([sequence.ids for _, sequence in flat], batch_tokens):
-        numbers = torch.tensor([flat[n][0] for n in batch], device=device)
-        starts = torch.tensor([flat[n][1].start for n in batch], device=device)
-        ids, mask = pad([flat[n][1].ids for n in batch], pad_id, device)
-        chosen = mask & (torch.arange(ids.shape[1], device=device) >= starts[:, None])
-        of_group = torch.arange(len(keys), device=device)[:, None, None] == numbers[:, None]
-        sums.add(base, tuned, ids, (of_group & chosen).flatten(1), site)
-        advance(len(batch))
-    return {key: sums.of(number) for number, key in enumerate(keys)}
+    waiting = iter(list(batches([sequence.ids for _, sequence in flat], batch_tokens)))  # threads may share a list's
+
+    def work(models: tuple[PreTrainedModel, PreTrainedModel]) -> Sums:
+        device = next(models[0].parameters()).device
+        sums = Sums.empty(4 if moments else 2, len(keys), *shape, device)
+        for batch in waiting:
+            numbers = torch.tensor([flat[n][0] for n in batch], device=device)
+            starts = torch.tensor([flat[n][1].start for n in batch], device=device)
+            ids, mask = pad([flat[n][1].ids for n in batch], pad_id, device)
+            chosen = mask & (torch.arange(ids.shape[1], device=device) >= starts[:, None])
+            of_group = torch.arange(len(keys), device=device)[:, None, None] == numbers[:, None]
+            sums.add(*models, ids, (of_group & chosen).flatten(1), site)
+            advance(len(batch))
+        return sums
+
+    total = _spread(work, base, tuned, devices)
+    return {key: Contrast(total.sums[:, n], int(total.tokens[n])) for n, key in enumerate(keys)}
 
 
-@dataclass
-class Sums:
-    """The four running sums of every group, [g, l, n] float64, and the groups' tokens [g]."""
-
-    sums: Float[Tensor, "4 g l n"]
-    tokens: Int[Tensor, " g"]
-
-    @classmethod
-    def empty(cls, groups: int, layers: int, site_width: int, device: torch.device) -> Sums:
-        zeros = torch.zeros(4, groups, layers, site_width, dtype=torch.float64, device=device)
-        return cls(zeros, torch.zeros(groups, dtype=torch.long, device=device))
-
-    def of(self, group: int) -> Contrast:
-        squared_difference, total, squared, absolute = self.sums[:, group]
-        return Contrast(squared_difference, total, squared, absolute, int(self.tokens[group]))
-
-    def add(
-        self,
-        base: PreTrainedModel,
-        tuned: PreTrainedModel,
-        ids: Int[Tensor, "b s"],
-        chosen: Bool[Tensor, "g c"],
-        site: SiteName,
-    ) -> None:
-        """Run both models over one batch. `chosen`: which of its b * s positions count for which group.
-
-        A sum over positions is a matrix product with `chosen`: one reading of the activations serves all groups.
-        """
-        seen: dict[int, Tensor] = {}
-        weights: dict[torch.dtype, Tensor] = {}
-
-        def count(which: int, layer: int, a: Float[Tensor, "c n"]) -> None:
-            weight = weights.setdefault(a.dtype, chosen.to(a.dtype))
-            self.sums[which, :, layer] += weight @ a
-
-        def of_base(layer: int, activation: Tensor) -> None:
-            seen[layer] = activation
-            a = _wide(activation)
-            count(1, layer, a)
-            count(2, layer, a.square())
-            count(3, layer, a.abs())
-
-        def of_tuned(layer: int, activation: Tensor) -> None:
-            count(0, layer, (_wide(activation) - _wide(seen.pop(layer))).square_())
-
-        with visiting(base, site, of_base), _adapter_off(base) if base is tuned else nullcontext():
-            forward(base, ids)
-        with visiting(tuned, site, of_tuned):
-            forward(tuned, ids)
-        self.tokens += chosen.sum(1)
-
-
-@contextmanager
-def _adapter_off(model: PreTrainedModel) -> Iterator[None]:
-    if not getattr(model, "_hf_peft_config_loaded", False):
-        raise InputError("Base and tuned are one model without an adapter; PNLAC contrasts a model with its fine-tune.")
-    model.disable_adapters()
-    try:
-        yield
-    finally:
-        model.enable_adapters()
-
-
-def _wide(activation: Float[Tensor, "b s n"]) -> Float[Tensor, "c n"]:
-    """All positions, at least in float32: batches are summed in it, and summed up in float64."""
-    flat = activation.flatten(0, 1)
-    return flat.to(torch.promote_types(flat.dtype, torch.float32))
+def _spread(
+    work: Callable[[tuple[PreTrainedModel, PreTrainedModel]], Sums],
+    base: PreTrainedModel,
+    tuned: PreTrainedModel,
+    devices: Seq[str],
+) -> Sums:
+    """`work` with both models here and, at the same time, with copies of them on each further device; the sums added."""
+    # Copied together, so that one model given twice stays one.
+    placed: list[Any] = [tuple(m.to(d) for m in copy.deepcopy((base, tuned))) for d in devices]
+    with ThreadPoolExecutor(max(1, len(devices))) as pool:
+        elsewhere = [pool.submit(work, models) for models in placed]
+        total = work((base, tuned))
+        for part in elsewhere:
+            total.merge(part.result())
+    return total

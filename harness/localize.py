@@ -72,7 +72,14 @@ def localize_step(
 
     with bar(total=sum(len(s) for s in asked.values()), what="contrasting") as progress:
         found = localize(
-            *models, asked, site, weights_hash(folder), top, normalized, advance=lambda n: progress.update(n)
+            *models,
+            asked,
+            site,
+            weights_hash(folder),
+            top,
+            normalized,
+            advance=lambda n: progress.update(n),
+            devices=[f"cuda:{n}" for n in range(1, torch.cuda.device_count())],
         )
     description = {"normalized": normalized, "token_kind": tokens, **pnlac_report.describe(found)}
     pnlac_report.save(found, description, run.path)

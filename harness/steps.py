@@ -53,6 +53,8 @@ def measure_step(
         settings = replace(settings, adapters="merge")
     beside = settings.adapters == "request" and variant.adapter is not None
     spec = {**variant.spec(), **_asked_spec(asked, chat), "engine": engine, "dtype": settings.dtype, **(about or {})}
+    if beside:
+        spec["adapters"] = "request"
     run = open_run(out, "measure", {**spec, "seed": settings.seed})
     if run.complete:
         return run

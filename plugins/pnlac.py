@@ -13,6 +13,7 @@ scores are zero, which is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -72,8 +73,11 @@ def localize(
     normalized: bool = False,
     batch_tokens: int = 2048,
     advance: Callable[[int], object] = lambda _: None,
+    devices: Seq[str] = (),
 ) -> Localization:
     """PNLAC over topics. `model` is the base's weights hash, `top` a percentage of all neurons.
+
+    `devices`: further ones that take a share of the batches, such as the second GPU.
 
     Raises:
         InputError: top outside (0, 100], or no topics.
@@ -87,7 +91,7 @@ def localize(
         raise InputError(f"No prompts for {', '.join(empty)}; every topic needs at least one.")
 
     halves = {(t, k): sequences[k::2] for t, sequences in prompts.items() for k in (0, 1) if sequences[k::2]}
-    sums = contrasts(base, tuned, halves, site, batch_tokens, advance)
+    sums = contrasts(base, tuned, halves, site, batch_tokens, advance, normalized, devices)
     both = {t: sums[t, 0] + sums[t, 1] if (t, 1) in sums else sums[t, 0] for t in prompts}
     whole = _rank(both, site, model, top, normalized)
     if len(sums) < 2 * len(prompts):

@@ -45,6 +45,16 @@ def activations(model, site: str, ids: list[int]) -> torch.Tensor:
     return torch.stack(seen)
 
 
+def with_adapter(base, folder):
+    """A copy with a random adapter, saved in the folder, that can be switched off."""
+    config = LoraConfig(r=4, target_modules=["down_proj", "q_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    get_peft_model(copy.deepcopy(base), config).save_pretrained(folder)
+    adapted = copy.deepcopy(base)
+    adapted.load_adapter(str(folder))
+    return adapted
+
+
 def naive(base, tuned, sequences: list[Sequence], site: str) -> tuple[torch.Tensor, torch.Tensor]:
     """R and its normalised form, token by token, one prompt at a time."""
     squares, tokens, values = 0.0, 0, []
@@ -64,7 +74,7 @@ def naive(base, tuned, sequences: list[Sequence], site: str) -> tuple[torch.Tens
 def test_scores_equal_the_naive_ones(pair, name, site, sequences):
     base, tuned = pair(name)
     score, normalized = naive(base, tuned, sequences, site)
-    found = contrast(base, tuned, sequences, site)
+    found = contrast(base, tuned, sequences, site, moments=True)
     torch.testing.assert_close(found.score, score, rtol=1e-5, atol=0)
     torch.testing.assert_close(found.normalized, normalized, rtol=1e-5, atol=0)
     assert found.tokens == sum(len(s.ids) - s.start for s in sequences)
@@ -74,9 +84,9 @@ def test_scores_equal_the_naive_ones(pair, name, site, sequences):
 @pytest.mark.parametrize("name", t.ARCHITECTURES)
 def test_batching_padding_and_order_change_nothing(pair, name):
     base, tuned = pair(name)
-    together = contrast(base, tuned, COMPLETIONS, "mlp_act")
-    alone = contrast(base, tuned, COMPLETIONS, "mlp_act", batch_tokens=1)
-    reversed_pairs = contrast(base, tuned, COMPLETIONS[::-1], "mlp_act", batch_tokens=24)
+    together = contrast(base, tuned, COMPLETIONS, "mlp_act", moments=True)
+    alone = contrast(base, tuned, COMPLETIONS, "mlp_act", batch_tokens=1, moments=True)
+    reversed_pairs = contrast(base, tuned, COMPLETIONS[::-1], "mlp_act", batch_tokens=24, moments=True)
     for other in (alone, reversed_pairs):
         for field in ("score", "normalized", "size"):
             torch.testing.assert_close(getattr(other, field), getattr(together, field), rtol=1e-6, atol=0)
@@ -92,12 +102,27 @@ def test_float32_models_give_the_float64_scores(pair):
 
 def test_groups_that_share_batches_score_as_they_do_alone(pair):
     groups = {"a": PROMPTS[:2], "b": COMPLETIONS[2:5], "c": PROMPTS[5:]}
-    together = contrasts(*pair("llama"), groups, "mlp_act", batch_tokens=24)
+    together = contrasts(*pair("llama"), groups, "mlp_act", batch_tokens=24, moments=True)
     for name, sequences in groups.items():
-        alone = contrast(*pair("llama"), sequences, "mlp_act")
+        alone = contrast(*pair("llama"), sequences, "mlp_act", moments=True)
         assert together[name].tokens == alone.tokens
         torch.testing.assert_close(together[name].score, alone.score)
         torch.testing.assert_close(together[name].normalized, alone.normalized)
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["two models", "one model with an adapter"])
+def test_several_devices_sum_what_one_does(pair, tmp_path, adapter):
+    base, tuned = pair("llama")
+    if adapter:
+        base = tuned = with_adapter(base, tmp_path)
+    told = []
+    groups = {"a": PROMPTS, "b": COMPLETIONS}
+    alone = contrasts(base, tuned, groups, "mlp_act", 24, moments=True)
+    shared = contrasts(base, tuned, groups, "mlp_act", 24, told.append, moments=True, devices=["cpu", "cpu"])
+    assert sum(told) == len(PROMPTS) + len(COMPLETIONS)
+    for name, one in alone.items():
+        assert shared[name].tokens == one.tokens
+        torch.testing.assert_close(shared[name].sums, one.sums, rtol=1e-9, atol=1e-12)
 
 
 def test_completions_and_prompts_score_differently(pair):
@@ -108,17 +133,16 @@ def test_completions_and_prompts_score_differently(pair):
 
 def test_running_sums_by_hand():
     # One neuron over the tokens base 1, 2, 3 and tuned 1, 4, 7; one that never varies; one that is always 0.
-    sums = Contrast(
-        squared_difference=torch.tensor([[20.0, 3.0, 3.0]], dtype=torch.float64),
-        base_sum=torch.tensor([[6.0, 0.3 + 0.3 + 0.3, 0.0]], dtype=torch.float64),
-        base_squared=torch.tensor([[14.0, 0.3 * 0.3 + 0.3 * 0.3 + 0.3 * 0.3, 0.0]], dtype=torch.float64),
-        base_absolute=torch.tensor([[6.0, 0.9, 0.0]], dtype=torch.float64),
-        tokens=3,
-    )
+    squared_difference, absolute = [20.0, 3.0, 3.0], [6.0, 0.9, 0.0]
+    total, square = [6.0, 0.3 + 0.3 + 0.3, 0.0], [14.0, 0.3 * 0.3 + 0.3 * 0.3 + 0.3 * 0.3, 0.0]
+    rows = torch.tensor([squared_difference, absolute, total, square], dtype=torch.float64)
+    sums = Contrast(rows[:, None], tokens=3)
     expected = [(20 / 3) ** 0.5, 1.0, 1.0]
     torch.testing.assert_close(sums.score[0], torch.tensor(expected, dtype=torch.float64))
     torch.testing.assert_close(sums.normalized[0], torch.tensor([10**0.5, 0.0, 0.0], dtype=torch.float64))
     torch.testing.assert_close(sums.size[0], torch.tensor([2.0, 0.3, 0.0], dtype=torch.float64))
+    with pytest.raises(InputError, match="moments"):
+        _ = Contrast(rows[:2, None], tokens=3).normalized
 
 
 def test_selected_general_and_specific_by_hand():
@@ -163,13 +187,9 @@ def test_localize_can_normalize(pair):
 
 
 def test_an_adapter_switched_on_and_off_scores_as_two_models_do(tiny, tmp_path):
-    base = copy.deepcopy(tiny("llama"))
-    config = LoraConfig(r=4, target_modules=["down_proj", "q_proj"], init_lora_weights=False)
-    torch.manual_seed(0)
-    get_peft_model(copy.deepcopy(base), config).save_pretrained(tmp_path)
+    base = tiny("llama")
+    both = with_adapter(base, tmp_path)
     merged = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path)).merge_and_unload()
-    both = copy.deepcopy(base)
-    both.load_adapter(str(tmp_path))
     for site in SITES:
         found, expected = contrast(both, both, PROMPTS, site), contrast(base, merged, PROMPTS, site)
         torch.testing.assert_close(found.score, expected.score, rtol=1e-3, atol=1e-6)

@@ -9,14 +9,17 @@ import pytest
 import tiny as t
 import torch
 
-from harness.engines import Settings
+from harness import engines
+from harness.engines import Settings, lease
 from harness.engines.torch import TorchEngine
 from harness.errors import InputError, ProofError
 from harness.finetune import lora_targets
 from harness.interventions import Op, applying
+from harness.measure import Asked
 from harness.models import load_model, weights_hash
 from harness.sites import MLP_SITES
-from harness.variants import export, materialise
+from harness.steps import measure_step
+from harness.variants import Variant, export, materialise
 
 REQUESTS = [(t.tokens(c, seed=c), t.tokens(n, seed=c + 50)) for c, n in ((2, 3), (9, 2), (5, 6))]
 HALF = Op(scale=0.5)
@@ -172,3 +175,41 @@ def test_an_exported_checkpoint_is_the_served_variant(folder, tmp_path):
         export(tmp_path / "other", llama, None, neurons, Op(scale=0.0, shift=1.0))
     with pytest.raises(InputError, match="mlp_act, mlp_out"):
         export(tmp_path / "other", llama, None, neurons_of(llama, "resid_post"), HALF)
+
+
+class WithAdapters:
+    """The Torch engine in the place of one that computes adapters beside the base; what it is told is kept."""
+
+    def __init__(self, folder: str, settings: Settings) -> None:
+        self.folder, self.told = folder, []
+        self.inner = TorchEngine.from_folder(folder, replace(settings, adapters="merge"))
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def adapt(self, adapter):
+        self.told.append(adapter)
+        self.inner.swap(materialise(self.folder, Path(adapter)) if adapter else self.folder)
+
+
+def test_an_adapter_beside_the_base_is_measured_on_the_base(tmp_path, monkeypatch):
+    long = t.save(t.build("llama", max_position_embeddings=1024), tmp_path / "base")
+    variant = Variant(long, adapter_of(load_model(long), tmp_path / "adapter"))
+    asked, settings = Asked(("political_stance_race_pairs",), limit=2), Settings(dtype="float32")
+    merged = measure_step(tmp_path / "merged", variant, asked, engine="torch", settings=settings)
+    base = measure_step(tmp_path / "plain", Variant(long), asked, engine="torch", settings=settings)
+    started = []
+
+    def start(_name, folder, settings):
+        started.append(WithAdapters(folder, settings))
+        return started[-1]
+
+    monkeypatch.setattr(engines, "start", start)
+    settings = replace(settings, adapters="request")
+    beside = measure_step(tmp_path / "beside", variant, asked, engine="torch", settings=settings)
+    lease.release()
+    assert [engine.folder for engine in started] == [long]
+    assert started[0].told == [str(variant.adapter), None]
+    results = [json.loads((run.path / "results.json").read_text())["results"] for run in (merged, beside, base)]
+    assert results[0] == results[1] != results[2]
+    assert beside.spec["adapters"] == "request" and "adapters" not in merged.spec
