@@ -3,8 +3,9 @@
     python benchmarks/interventions.py --prompts 120 --tokens 32
 
 Off is an engine whose gates are not in use. Without a compiled graph such gates cost one `if`; in a compiled graph they
-compute whether used or not, so that one is compared with an engine that has none, too. The agreement with Torch is measured
-over the packaged questions: the largest difference of option log-probabilities for every op and site.
+compute whether used or not, so that one is compared with an engine that has none, too. The op scales by 0.999, which costs
+what any other does and leaves answers their length. The agreement with Torch is measured over the packaged questions: the
+largest difference of option log-probabilities for every op and site, beside that of no op at all.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from common import Peer, alternate, arguments, median, publish
 from harness.engines import Settings
 from harness.engines.torch import TorchEngine
 from harness.engines.vllm import VLLMEngine
-from harness.interventions import ZERO, Op
+from harness.interventions import Op
 from harness.models import resolve
 from harness.neurons import Neurons
 from harness.sites import SITES, mlps, width
 
+BARELY = Op(scale=0.999)
 OPS = ("zero", "scale=2", "constant=0.3", "range=-0.05:0.05:0")
 
 
@@ -53,7 +55,7 @@ def compiled(folder: str, gated: bool, count: int, tokens: int) -> dict[str, Cal
 
     def generate(on: bool) -> None:
         if gated:
-            gate(llm, Neurons(mask if on else torch.zeros_like(mask), "mlp_act", "benchmark"), ZERO)
+            gate(llm, Neurons(mask if on else torch.zeros_like(mask), "mlp_act", "benchmark"), BARELY)
         llm.reset_prefix_cache()
         llm.generate(prompts, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True), use_tqdm=False)
 
@@ -93,14 +95,14 @@ def questions(tokenizer: Any, count: int) -> list[list[int]]:
 
 
 def main() -> None:
-    given = arguments(__doc__ or "", model="smollm2-135m-instruct", prompts=120, tokens=32, probes=200, rounds=3)
+    given = arguments(__doc__ or "", model="smollm2-135m-instruct", prompts=120, tokens=32, probes=200, rounds=5)
     folder = resolve(given.model)
     served = VLLMEngine(folder, Settings(dtype="bfloat16", max_length=512))
     hooked = TorchEngine.from_folder(folder, Settings(dtype="bfloat16", max_length=512))
     prompts, neurons = questions(served.tokenizer, given.prompts), some(hooked.model, "mlp_act")
 
     def generate(engine: Any, on: bool) -> None:
-        engine.intervene(neurons if on else None, ZERO)
+        engine.intervene(neurons if on else None, BARELY)
         engine.generate(prompts, given.tokens, [])
 
     ways = {
@@ -109,14 +111,15 @@ def main() -> None:
         "Torch hooks, on": lambda: generate(hooked, True),
     }
     generate(served, False)
-    seconds = {name: median(taken) for name, taken in alternate(ways, given.rounds).items()}
+    rounds = alternate(ways, given.rounds)
+    seconds = {name: median(taken) for name, taken in rounds.items()}
     off = seconds["vLLM, off"]
     rows = [{"way": name, "seconds": taken, "ratio to off": taken / off} for name, taken in seconds.items()]
     served.close()
     hooked.close()
     rows += compare_compiled(folder, given.prompts, given.tokens, given.rounds)
     agreement = {dtype: agree(folder, dtype, given.probes) for dtype in ("float32", "bfloat16")}
-    about = {"prompts": given.prompts, "tokens": given.tokens, "largest_difference": agreement}
+    about = {"prompts": given.prompts, "tokens": given.tokens, "rounds": rounds, "largest_difference": agreement}
     publish("interventions", rows, given.out, model=given.model, **about)
     for dtype, found in agreement.items():
         print(f"Largest difference of option log-probabilities against Torch hooks, {dtype}: {found}")
@@ -128,18 +131,22 @@ def agree(folder: str, dtype: str, probes: int) -> dict[str, float]:
     hooked = TorchEngine.from_folder(folder, Settings(dtype=dtype, max_length=512))
     letters = [served.tokenizer.convert_tokens_to_ids(x) for x in "ABCD"]
     asked = [(ids, letters) for ids in questions(served.tokenizer, probes)]
-    found = {}
+    found = {"no op": apart(served, hooked, asked)}
     for site in SITES:
         neurons = some(hooked.model, site)
         for op in map(Op.parse, OPS):
-            scores = []
             for engine in (served, hooked):
                 engine.intervene(neurons, op)
-                scores.append(torch.tensor(engine.score_choices(asked)))
-            found[f"{site} {op}"] = float((scores[0] - scores[1]).abs().max())
+            found[f"{site} {op}"] = apart(served, hooked, asked)
     served.close()
     hooked.close()
     return found
+
+
+def apart(served: VLLMEngine, hooked: TorchEngine, asked: list[Any]) -> float:
+    """Largest difference of the two engines' option log-probabilities."""
+    scores = [torch.tensor(engine.score_choices(asked)) for engine in (served, hooked)]
+    return float((scores[0] - scores[1]).abs().max())
 
 
 if __name__ == "__main__":
