@@ -144,11 +144,15 @@ def _spread(
     devices: Seq[str],
 ) -> Sums:
     """`work` with both models here and, at the same time, with copies of them on each further device; the sums added."""
-    # Copied together, so that one model given twice stays one.
-    placed: list[Any] = [tuple(m.to(d) for m in copy.deepcopy((base, tuned))) for d in devices]
+    placed = [_placed(copy.deepcopy((base, tuned)), device) for device in devices]
     with ThreadPoolExecutor(max(1, len(devices))) as pool:
         elsewhere = [pool.submit(work, models) for models in placed]
         total = work((base, tuned))
         for part in elsewhere:
             total.merge(part.result())
     return total
+
+
+def _placed(models: tuple[Any, Any], device: str) -> tuple[Any, Any]:
+    """Both models on a device; copied together, so that one model given twice stays one."""
+    return models[0].to(device), models[1].to(device)

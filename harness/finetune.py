@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import TrainerCallback
 
+from harness.anchor import Anchor, Anchored, trainer_with
 from harness.errors import InputError, ProofError
 from harness.hold import Hold, prove_held
 from harness.models import device, load_model, load_tokenizer, quiet
@@ -80,14 +81,22 @@ def measured_prompts_in(pairs: list[dict[str, str]], measured: dict[str, str]) -
     return [name for name, question in measured.items() if normalised(question) in trained]
 
 
-def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, seed: int, hold: Neurons | None) -> None:
+def tune(
+    run: Run,
+    folder: str,
+    pairs: list[dict[str, str]],
+    recipe: Recipe,
+    seed: int,
+    hold: Neurons | None,
+    anchored: Anchored | None = None,
+) -> None:
     """Train from `folder` and save an adapter (LoRA) or a whole model (full) in the run's folder, in the base's dtype.
 
     An interrupted run with checkpoints goes on from its last epoch. The manifest is left to the caller.
 
     Raises:
         InputError: a training example longer than the recipe's max_length (nothing is truncated).
-        ProofError: the hold did not act, or nothing moved.
+        ProofError: the hold or the anchor did not act, or nothing moved.
     """
     from transformers import set_seed
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
@@ -99,6 +108,7 @@ def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, see
     saved_dtype = _stored_dtype(folder)
     data = _dataset(pairs, tokenizer, recipe)
     keeper = Hold(base, hold) if hold is not None else None
+    anchor = Anchor(base, tokenizer, anchored, recipe.mode == "lora", seed) if anchored is not None else None
     model = _with_lora(base, recipe) if recipe.mode == "lora" else base
     if keeper:
         keeper.attach(model)
@@ -129,7 +139,7 @@ def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, see
             dataloader_pin_memory=False,
             dataset_num_proc=None,
         )
-    trainer = SFTTrainer(
+    trainer = (trainer_with(anchor) if anchor else SFTTrainer)(
         model=model,
         args=config,
         train_dataset=data,
@@ -140,6 +150,8 @@ def tune(run: Run, folder: str, pairs: list[dict[str, str]], recipe: Recipe, see
     trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     if keeper:
         keeper.detach()
+    if anchor:
+        run.notes["anchor"] = anchor.prove(trainer.model)
     trained: Any = trainer.model
     run.notes["loss"] = [round(row["loss"], 4) for row in trainer.state.log_history if "loss" in row]
     run.notes["steps"] = trainer.state.global_step

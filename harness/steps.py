@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from harness import engines
+from harness.anchor import Anchored
 from harness.axes import axis_effects
 from harness.diagnosis import diagnoses
 from harness.engines.cached import AnswerStore, CachedEngine
@@ -128,14 +129,16 @@ def tune_step(
     measured: dict[str, str] | None = None,
     allow_measured: bool = False,
     about: dict[str, Any] | None = None,
+    anchored: Anchored | None = None,
 ) -> Run:
     """Fine-tune from `model`. `measured`: id -> question of every probe, to find them among the training prompts.
 
     Raises:
-        InputError: measured questions in the training data, unless allowed.
+        InputError: measured questions in the training data or among the anchor's prompts, unless allowed.
     """
     folder = resolve(model)
-    overlap = measured_prompts_in(pairs, measured or {})
+    prompts = [{"prompt": prompt} for prompt in anchored.prompts] if anchored else []
+    overlap = measured_prompts_in([*pairs, *prompts], measured or {})
     if overlap and not allow_measured:
         raise InputError(
             f"{len(overlap)} questions that the probes measure stand in the training data (first: {overlap[0]}). What is "
@@ -154,11 +157,13 @@ def tune_step(
         "hold_site": hold.site if hold is not None else None,
         **(about or {}),
     }
+    if anchored is not None:
+        spec["anchor"] = {**anchored.settings.model_dump(), "prompts": digest(anchored.prompts)}
     run = open_run(out, "tune", spec)
     if run.complete:
         return run
     make_room()
-    tune(run, folder, pairs, recipe, seed, hold)
+    tune(run, folder, pairs, recipe, seed, hold, anchored)
     run.notes["lineage"] = lineage(folder)
     run.notes["measured_prompts_in_training"] = overlap
     run.finish()

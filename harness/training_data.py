@@ -13,7 +13,7 @@ from harness.finetune import Recipe, read_pairs, topic_pairs
 from harness.lmeval.roots import all_roots
 from harness.sources import as_topics
 from harness.sources.ideoinst import PREFIX
-from harness.topics import all_topics, explain, find_topics
+from harness.topics import Topic, all_topics, explain, find_topics
 
 
 def read_training_data(data: Path, topic: str | None, side: str | None) -> tuple[list[dict[str, str]], list[Path]]:
@@ -33,6 +33,31 @@ def read_training_data(data: Path, topic: str | None, side: str | None) -> tuple
     if topic not in found or side is None:
         raise InputError(f"--data {data} is a folder: give --side left|right and --topic, one of {choices(found)}.")
     return topic_pairs(found[topic].split("train"), side), [made]
+
+
+def named_topics(names: str, option: str) -> list[Topic]:
+    """Topics by comma-separated names, control topics too.
+
+    Raises:
+        InputError: an unknown name, or a topic without training items.
+    """
+    found = all_topics(all_roots())
+    wanted = [name.strip() for name in names.split(",")]
+    if unknown := [name for name in wanted if name not in found]:
+        raise InputError(f"{option}: there is no topic {choices(unknown)}; topics: {choices(found)}.")
+    if empty := [name for name in wanted if not found[name].split("train")]:
+        raise InputError(f"{option}: topic {choices(empty)} has no items with split: train.")
+    return [found[name] for name in wanted]
+
+
+def training_questions(topics: list[Topic]) -> list[str]:
+    """The topics' training questions, unlabelled."""
+    return [item.question for topic in topics for item in topic.split("train")]
+
+
+def balanced_pairs(topics: list[Topic]) -> list[dict[str, str]]:
+    """Both sides' answers to every training question of the topics."""
+    return [pair for topic in topics for side in ("left", "right") for pair in topic_pairs(topic.split("train"), side)]
 
 
 def measured_questions(folders: list[Path]) -> dict[str, str]:

@@ -20,7 +20,7 @@ import torch
 import transformers
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback  # noqa: F401
 
-CHECKED = ["activations", "neurons", "projections", "interventions", "hold", "engines.torch"]
+CHECKED = ["activations", "contrast_sums", "neurons", "projections", "interventions", "hold", "engines.torch"]
 CHECKED = [f"harness.{name}" for name in CHECKED] + ["plugins.pnlac", "plugins.culnig"]
 # beartype needs the names that the modules import for type checkers alone, so they are imported for it here.
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"), mock.patch.object(typing, "TYPE_CHECKING", True):

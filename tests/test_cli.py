@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from harness.cli import main
 from harness.neurons import Neurons
+from harness.training_data import named_topics, training_questions
 
 
 def stance(*arguments: str) -> Result:
@@ -224,3 +225,25 @@ def test_doctor_topics_and_models_list_what_is_there() -> None:
     assert "vllm" in stance("doctor").output
     assert "immigration" in stance("topics", "ls").output
     assert "smollm2-135m-instruct" in stance("models", "ls").output
+
+
+def test_tune_refuses_an_anchor_or_a_mix_it_cannot_have(llama: str, pairs: Path, tmp_path: Path) -> None:
+    given = ["tune", "--model", llama, "--data", str(pairs), "--out", str(tmp_path / "r")]
+    refused(stance(*given, "--anchor", "rice"), "--anchor: there is no topic rice", "neutral")
+    refused(stance(*given, "--mix", "race,rice"), "--mix: there is no topic rice", "neutral")
+    refused(stance(*given, "--anchor", "neutral", "--anchor-weight", "0"), "--anchor-weight is 0")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_tune_with_an_anchor_and_a_mix_says_so(pairs: Path, tmp_path: Path) -> None:
+    model = tiny.save(tiny.build("llama", max_position_embeddings=1024), tmp_path / "base", chat=True)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{epochs: 0.02, learning_rate: 0.001, mode: full, checkpoints: false}")
+    arguments = ["--model", model, "--data", str(pairs), "--recipe", str(recipe), "--out", str(tmp_path / "r")]
+    made = stance("tune", *arguments, "--anchor", "neutral", "--anchor-weight", "2", "--mix", "race")
+    assert made.exit_code == 0, made.output
+    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    race, neutral = (training_questions(named_topics(name, "")) for name in ("race", "neutral"))
+    assert manifest["spec"]["examples"] == len(tiny.PAIRS) + 2 * len(race)
+    assert manifest["anchor"]["prompts"] == len(neutral) and manifest["anchor"]["weight"] == 2
+    assert manifest["anchor"]["divergence"][0] == 0 < manifest["anchor"]["divergence"][-1]

@@ -19,6 +19,13 @@ from harness.errors import InputError, choices
 @click.option("--hold", type=FILE, help="Neurons whose weights must not change.")
 @click.option("--share", type=float, default=1.0, show_default=True, help="Hold the best-scored share of them.")
 @click.option("--control", type=int, help="Hold as many random neurons per layer instead, with this seed.")
+@click.option(
+    "--anchor", help="Topics, comma-separated, on whose training questions the model is kept close to the base."
+)
+@click.option("--anchor-weight", type=float, default=1.0, show_default=True, help="Of the divergence from the base.")
+@click.option(
+    "--mix", help="Topics, comma-separated, whose training questions are trained on too, with both sides' answers."
+)
 @click.option("--epochs", type=float, default=None, help="Default 6.")
 @click.option("--learning-rate", type=float, default=None, help="Default 2e-5.")
 @click.option("--batch-size", type=int, default=None, help="Default 8.")
@@ -35,6 +42,9 @@ def tune_command(
     hold: Path | None,
     share: float,
     control: int | None,
+    anchor: str | None,
+    anchor_weight: float,
+    mix: str | None,
     epochs: float | None,
     learning_rate: float | None,
     batch_size: int | None,
@@ -48,9 +58,17 @@ def tune_command(
     \b
     Example:  stance tune --model smollm2-135m-instruct --data answers.jsonl --full --learning-rate 1e-4 --out runs/tuned
     """
+    from harness.anchor import Anchored, AnchorSettings
     from harness.neurons import Neurons
     from harness.steps import tune_step
-    from harness.training_data import measured_questions, read_training_data, recipe_from
+    from harness.training_data import (
+        balanced_pairs,
+        measured_questions,
+        named_topics,
+        read_training_data,
+        recipe_from,
+        training_questions,
+    )
     from plugins import mitigation
 
     given = {
@@ -67,7 +85,16 @@ def tune_command(
         held = mitigation(plugin)(Neurons.load(hold), share, control or 0)
     elif control is not None:
         raise InputError("--control draws random neurons to match a set: give the set with --hold.")
-    run = tune_step(out, model, pairs, settings, seed, held, measured_questions(probes), allow_measured)
+    if anchor_weight <= 0:
+        raise InputError(f"--anchor-weight is {anchor_weight:g}; expected above 0 (without --anchor there is none).")
+    if mix is not None:
+        pairs += balanced_pairs(named_topics(mix, "--mix"))
+    anchored = None
+    if anchor is not None:
+        prompts = training_questions(named_topics(anchor, "--anchor"))
+        anchored = Anchored(prompts, AnchorSettings.model_validate({"weight": anchor_weight}))
+    probed = measured_questions(probes)
+    run = tune_step(out, model, pairs, settings, seed, held, probed, allow_measured, anchored=anchored)
     from harness.terminal import print_tune
 
     print_tune(run)
