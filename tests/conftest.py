@@ -21,7 +21,9 @@ import transformers
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback  # noqa: F401
 
 CHECKED = ["activations", "contrast_sums", "neurons", "projections", "interventions", "hold", "engines.torch"]
-CHECKED = [f"harness.{name}" for name in CHECKED] + ["plugins.pnlac", "plugins.culnig"]
+CHECKED = [f"harness.{name}" for name in CHECKED] + [
+    f"plugins.{name}" for name in ("pnlac", "culnig", "neuronlens_moments", "neuronlens", "neuronlens_diagnostics")
+]
 # beartype needs the names that the modules import for type checkers alone, so they are imported for it here.
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"), mock.patch.object(typing, "TYPE_CHECKING", True):
     for _name in CHECKED:
