@@ -66,7 +66,7 @@ def trainer(kind: str, model: str, examples: int) -> dict[str, Callable[[], Any]
 def main() -> None:
     from harness.models import resolve
 
-    given = arguments(__doc__ or "", model="smollm2-135m-instruct", examples=48, rounds=3)
+    given = arguments(__doc__ or "", model="smollm2-135m-instruct", examples=96, rounds=3)
     kinds = ("plain", "held")
     peers = {kind: Peer(trainer, kind=kind, model=resolve(given.model), examples=given.examples) for kind in kinds}
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
