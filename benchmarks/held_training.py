@@ -1,6 +1,6 @@
 """Training with neurons held against plain training: what the hold costs per step, and in memory.
 
-    python benchmarks/held_training.py --examples 48 --rounds 3
+    python benchmarks/held_training.py --examples 96 --rounds 3
 
 Both tune the same examples with the same recipe, each in its own process. Seconds are medians over the steps of a run
 without its first; memory is the peak of the process, loading and the proof afterwards included.

@@ -3,7 +3,7 @@
     python benchmarks/interventions.py --prompts 120 --tokens 32
 
 Off is an engine whose gates are not in use. Without a compiled graph such gates cost one `if`; in a compiled graph they
-compute whether used or not, so that one is compared with an engine that has none, too. The op scales by 0.999, which costs
+compute whether used or not, so that one is compared with an engine that has none, too. The op scales by 0.98, which costs
 what any other does and leaves answers their length. The agreement with Torch is measured over the packaged questions: the
 largest difference of option log-probabilities for every op and site, beside that of no op at all.
 """
@@ -24,7 +24,7 @@ from harness.models import resolve
 from harness.neurons import Neurons
 from harness.sites import SITES, mlps, width
 
-BARELY = Op(scale=0.999)
+BARELY = Op(scale=0.98)
 OPS = ("zero", "scale=2", "constant=0.3", "range=-0.05:0.05:0")
 
 
@@ -119,7 +119,13 @@ def main() -> None:
     hooked.close()
     rows += compare_compiled(folder, given.prompts, given.tokens, given.rounds)
     agreement = {dtype: agree(folder, dtype, given.probes) for dtype in ("float32", "bfloat16")}
-    about = {"prompts": given.prompts, "tokens": given.tokens, "rounds": rounds, "largest_difference": agreement}
+    about = {
+        "prompts": given.prompts,
+        "tokens": given.tokens,
+        "probes": given.probes,
+        "rounds": rounds,
+        "largest_difference": agreement,
+    }
     publish("interventions", rows, given.out, model=given.model, **about)
     for dtype, found in agreement.items():
         print(f"Largest difference of option log-probabilities against Torch hooks, {dtype}: {found}")
