@@ -53,7 +53,7 @@ def keep_freed_memory() -> bool:
 def quicken_float32() -> bool:
     """Let oneDNN compute torch's float32 matrix products on an x86 processor, where they stay float32; False where not.
 
-    torch gives them to MKL, which took half of oneDNN's rate on an AMD EPYC (183 against 400 GFLOP/s on two cores). The
+    torch gives them to MKL, which reached half of oneDNN's rate on an AMD EPYC (benchmarks/float32_products.py). The
     switch allows bfloat16 within the product, which oneDNN uses where a processor has tile units; so a product is held
     against float64 first.
     """
