@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.analysis import read_yaml
 from harness.errors import InputError
 from harness.finetune import Recipe
 from harness.models import DEFAULT
@@ -87,14 +87,7 @@ def load_experiment(path: Path) -> Experiment:
     Raises:
         InputError: what is wrong, naming the file and the key.
     """
-    if not path.is_file():
-        raise InputError(f"There is no experiment file {path}; experiments/demo.yaml is a commented example.")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} must hold keys and values; experiments/demo.yaml is a commented example.")
+    raw = read_yaml(path)
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:

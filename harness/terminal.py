@@ -17,6 +17,8 @@ from rich.table import Table
 from harness.compare import Comparison
 from harness.judges.calibration import Calibration
 from harness.lmeval.roots import all_roots
+from harness.report import tables
+from harness.report.sheet import Sheet, write_sheet
 from harness.runs import PACKAGES, Run
 from harness.topics import FORMATS, GROUP, all_topics, find_topics
 from harness.topics.check import Finding
@@ -90,6 +92,17 @@ def _axes(effects: list[dict[str, Any]]) -> Table:
         cells = (_number(row["value"]), interval, str(row["n"]), _number(row["spread"]).lstrip("+"))
         table.add_row(row["format"], row["axis"], row["level"], *cells)
     return table
+
+
+def print_sheet(sheet: Sheet, out: Path) -> None:
+    """What an analysis found: its sentences and tables, and the page they stand on."""
+    page = write_sheet(sheet, out)
+    for section in sheet.sections:
+        if shown := section.shown():
+            console.print(tables.rich(shown, console.width))
+    for sentence in sheet.sentences:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Report: {page}", highlight=False)
 
 
 def print_check(summary: str, findings: list[Finding], as_json: bool) -> None:

@@ -46,10 +46,19 @@ def run_command(experiment: Path, out: Path | None) -> None:
     \b
     Example:  stance run experiments/demo.yaml
     """
+    from harness.analysis import read_settings, read_yaml
     from harness.config import load_experiment
     from harness.experiment import run
-    from harness.terminal import print_comparison
+    from harness.terminal import print_comparison, print_sheet
 
+    if named := (raw := read_yaml(experiment)).get("analysis"):
+        from plugins import load
+
+        analysis = load("analyses", str(named))
+        settings = read_settings(raw, experiment, analysis.settings)
+        folder = out or Path("reports") / settings.name
+        print_sheet(analysis.run(settings, folder), folder)
+        return
     config = load_experiment(experiment)
     folder = out or Path("reports") / config.name
     print_comparison(run(config, folder), folder)
