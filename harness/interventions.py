@@ -4,10 +4,11 @@ A static op maps an activation a of a chosen neuron to a fixed function of a alo
 
     b = a * scale + shift;    c = b * inside where low <= b <= high, else b
 
-zero is scale 0, constant is scale 0 with a shift, range leaves scale and shift alone. vLLM carries out the same five
-numbers per neuron (harness/engines/gates.py). Each context manager yields an `Effect` that counts what was changed;
-leaving the block after forward passes that changed nothing is an error. An empty set is a no-op by definition and proves
-nothing.
+zero is scale 0, constant is scale 0 with a shift, range leaves scale and shift alone; ranges.py has bounds of each neuron's
+own. vLLM carries out the same five numbers per neuron (harness/engines/gates.py).
+
+Each context manager yields an `Effect` that counts what was changed; leaving the block after forward passes that changed
+nothing is an error. An empty set is a no-op by definition and proves nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from harness.activations import visiting
 from harness.errors import InputError, ProofError
 from harness.neurons import Neurons
+from harness.ranges import RangeOp
 from harness.sites import check_site, mlps, width
 
 if TYPE_CHECKING:
@@ -81,6 +83,17 @@ class Op:
         """Whether it is a multiplication, which weights can carry."""
         return self.shift == 0.0 and (self.low > self.high or self.inside == 1.0)
 
+    def check(self, neurons: Neurons) -> None:
+        """One op for all neurons fits any set."""
+
+    def at(self, layer: int, index: Tensor) -> Op:
+        """What happens to some neurons of a layer: the same."""
+        return self
+
+    def numbers(self) -> dict[str, float]:
+        """What a gate holds."""
+        return asdict(self)
+
     def apply(self, a: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The activations after the op."""
         if self.shift or self.scale != 1.0:
@@ -129,23 +142,25 @@ def check_fit(model: PreTrainedModel, neurons: Neurons) -> None:
 
 
 @contextmanager
-def applying(model: PreTrainedModel, neurons: Neurons, op: Op) -> Iterator[Effect]:
+def applying(model: PreTrainedModel, neurons: Neurons, op: Op | RangeOp) -> Iterator[Effect]:
     """Carry out the op on the neurons' activations at every position.
 
     Raises:
-        InputError: neurons of another width or depth.
+        InputError: neurons of another width or depth, or ranges of another shape.
         ProofError: forward passes ran and no activation changed although the set is not empty and the op not the identity.
     """
     check_fit(model, neurons)
+    op.check(neurons)
     effect = Effect()
     members = [neurons.indices(layer) for layer in range(len(neurons.mask))]
+    ops = [op.at(layer, index) for layer, index in enumerate(members)]
 
     def visit(layer: int, activation: Tensor) -> Tensor | None:
         index = members[layer].to(activation.device)
         if not len(index):
             return None
         changed = activation.clone()
-        changed[..., index] = op.apply(activation[..., index])
+        changed[..., index] = ops[layer].apply(activation[..., index])
         effect.note(activation[..., index], changed[..., index])
         return changed
 

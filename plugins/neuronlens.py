@@ -33,6 +33,7 @@ from harness.activations import visiting
 from harness.errors import InputError, ProofError, choices
 from harness.interventions import Effect
 from harness.neurons import Neurons
+from harness.ranges import RangeOp
 from plugins.neuronlens_moments import Moments
 
 if TYPE_CHECKING:
@@ -224,3 +225,12 @@ def gate_numbers(ranges: Ranges, inside: str = "zero") -> GateNumbers:
         )
     low, high = ranges.low, ranges.high
     return GateNumbers(low, high, torch.where(low <= high, 0.0, 1.0).double())
+
+
+def range_op(ranges: Ranges) -> RangeOp:
+    """The range mask (at infinite tau the full mask) as an op that every engine serves; use it with `ranges.neurons`.
+
+    The bounds are rounded to float32, and by the engine to the model's dtype.
+    """
+    numbers, place = gate_numbers(ranges), ranges.concept.place
+    return RangeOp.of_layer(place.layer, place.layers, numbers.low, numbers.high, numbers.inside)

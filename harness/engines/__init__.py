@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from harness.interventions import Op
     from harness.neurons import Neurons
+    from harness.ranges import RangeOp
 
 Tokens = list[int]
 ENGINES = ("vllm", "torch")
@@ -71,8 +72,10 @@ class Engine(Protocol):
 class Serving(Engine, Protocol):
     """An engine whose model can be changed while it runs."""
 
-    def intervene(self, neurons: Neurons | None, op: Op) -> float:
+    def intervene(self, neurons: Neurons | None, op: Op | RangeOp) -> float:
         """Carry out an op on the neurons from now on, in place of what was carried out before; None ends it.
+
+        A `RangeOp` has bounds of each neuron's own.
 
         Returns:
             the largest change of an activation on a probe prompt, where the engine can say it (else NaN).

@@ -8,6 +8,7 @@ not in use costs one `if`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -43,19 +44,23 @@ class Gate(nn.Module):
         for name, value in NEUTRAL.items():
             self.register_buffer(name, torch.full((width,), value, dtype=like.dtype, device=like.device), False)
 
-    def set(self, neurons: list[int], numbers: dict[str, float]) -> int:
+    def set(self, neurons: list[int], numbers: Mapping[str, float | list[float]]) -> int:
         """Give these neurons (numbered over all ranks) other numbers; the rest of the layer becomes neutral.
+
+        A number is one for all of them, or a list with one for each.
 
         Returns:
             how many of them this rank holds.
         """
-        mine = torch.tensor([n - self.start for n in neurons if 0 <= n - self.start < self.width], dtype=torch.long)
+        held = [place for place, n in enumerate(neurons) if 0 <= n - self.start < self.width]
+        mine = torch.tensor([neurons[place] - self.start for place in held], dtype=torch.long)
         for name, value in NEUTRAL.items():
             buffer = getattr(self, name)
             buffer.fill_(value)
-            buffer[mine.to(buffer.device)] = numbers[name]
+            given = torch.as_tensor(numbers[name], dtype=buffer.dtype, device=buffer.device)
+            buffer[mine.to(buffer.device)] = given[held] if given.dim() else given
         self.used, self.proving, self.largest = bool(len(mine)), bool(len(mine)), 0.0
-        self.ranged = self.used and numbers["low"] <= numbers["high"]
+        self.ranged = bool((self.low <= self.high).any())
         return len(mine)
 
     def forward(self, a: Float[Tensor, "... n"]) -> Float[Tensor, "... n"]:

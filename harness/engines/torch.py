@@ -19,6 +19,7 @@ from harness.errors import InputError
 from harness.interventions import DonorPatch, Op, applying
 from harness.models import device, load_model, load_tokenizer
 from harness.neurons import Neurons
+from harness.ranges import RangeOp
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -198,7 +199,7 @@ class TorchEngine:
             ends |= {int(token) for token in listed if token is not None}
         return torch.tensor(sorted(ends), dtype=torch.long, device=self.model.device)
 
-    def intervene(self, neurons: Neurons | None, op: Op) -> float:
+    def intervene(self, neurons: Neurons | None, op: Op | RangeOp) -> float:
         self._intervention.close()
         if neurons is None or not len(neurons) or op.identity:
             return 0.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
     from harness.neurons import Neurons
+    from harness.ranges import RangeOp
 
 
 # The second keeps compiled graphs with gates apart from those without.
@@ -104,7 +104,7 @@ class VLLMEngine:
         counted = functools.partial(bar, what=what)
         return self._llm.generate(inputs, params, use_tqdm=counted, lora_request=self._adapter)
 
-    def intervene(self, neurons: Neurons | None, op: Op) -> float:
+    def intervene(self, neurons: Neurons | None, op: Op | RangeOp) -> float:
         """Carry out an op on the neurons from now on, in place of what was carried out before; None ends it.
 
         Returns:
@@ -115,7 +115,7 @@ class VLLMEngine:
             ProofError: the op changes nothing on the probe prompt.
         """
         if self._gated is not None:
-            gate(self._llm, self._gated - self._gated, op)
+            gate(self._llm, self._gated - self._gated, ZERO)
             self._gated = None
         if neurons is None or not len(neurons) or op.identity:
             return 0.0
@@ -177,7 +177,7 @@ class VLLMEngine:
         gc.collect()
 
 
-def carry_out(llm: LLM, ask: Ask, vocabulary: int, most: int, neurons: Neurons, op: Op) -> float:
+def carry_out(llm: LLM, ask: Ask, vocabulary: int, most: int, neurons: Neurons, op: Op | RangeOp) -> float:
     """Set the gates and prove on a probe prompt that they act; `most`: tokens per request.
 
     Returns:
@@ -193,7 +193,7 @@ def carry_out(llm: LLM, ask: Ask, vocabulary: int, most: int, neurons: Neurons, 
     after = choice_scores(ask, probe)
     effect = max(llm.collective_rpc("stance_effect", args=(neurons.site,)))
     if not held or (effect == 0.0 and before == after):
-        gate(llm, neurons - neurons, op)
+        gate(llm, neurons - neurons, ZERO)
         raise ProofError(f"{op} on {len(neurons)} neurons at {neurons.site} changed nothing on a probe prompt.")
     return effect or float("nan")
 
@@ -203,17 +203,19 @@ def _probe(vocabulary: int, most: int) -> list[tuple[Tokens, Tokens]]:
     return [(probe_prompt(vocabulary, most), list(range(0, vocabulary, max(1, vocabulary // 64)))[:64])]
 
 
-def gate(llm: LLM, neurons: Neurons, op: Op) -> int:
+def gate(llm: LLM, neurons: Neurons, op: Op | RangeOp) -> int:
     """Set the gates of the neurons' site to the op at the neurons, and to nothing elsewhere; how many are held.
 
     Raises:
-        InputError: a model without gates, or neurons of another depth or width.
+        InputError: a model without gates, neurons of another depth or width, or ranges of another shape.
     """
     config = llm.llm_engine.model_config.hf_text_config
     wide = width_by_config(config, neurons.site) or neurons.mask.shape[1]
     neurons.check_shape(wide, int(config.num_hidden_layers))
-    chosen = [neurons.indices(layer).tolist() for layer in range(len(neurons.mask))]
-    held = llm.collective_rpc("stance_gate", args=(neurons.site, chosen, asdict(op)))
+    op.check(neurons)
+    chosen = [neurons.indices(layer) for layer in range(len(neurons.mask))]
+    numbers = [op.at(layer, index).numbers() for layer, index in enumerate(chosen)]
+    held = llm.collective_rpc("stance_gate", args=(neurons.site, [index.tolist() for index in chosen], numbers))
     llm.reset_prefix_cache()  # what is cached there was computed under the gates as they were
     return sum(held) if neurons.site == "mlp_act" else max(held)
 

@@ -49,14 +49,14 @@ class StanceWorker:
 
     model_runner: Any
 
-    def stance_gate(self, site: str, layers: list[list[int]], numbers: dict[str, float]) -> int:
-        """Set a site's gates: neurons per layer and their five numbers. Returns the neurons this rank holds."""
+    def stance_gate(self, site: str, layers: list[list[int]], numbers: list[dict[str, Any]]) -> int:
+        """Set a site's gates: neurons and their five numbers, by layer. Returns the neurons this rank holds."""
         from harness.engines.gates import gates
 
         found = gates(self.model_runner.get_model(), site)
         if len(found) != len(layers):
             raise ValueError(f"{len(layers)} layers of neurons for {len(found)} layers of the model")
-        return sum(gate.set(neurons, numbers) for gate, neurons in zip(found, layers, strict=True))
+        return sum(gate.set(chosen, one) for gate, chosen, one in zip(found, layers, numbers, strict=True))
 
     def stance_effect(self, site: str) -> float:
         """Largest |change| a site's gates made since they were set; ends the measuring, which costs time."""
