@@ -22,6 +22,7 @@ from harness.finetune import topic_pairs
 from harness.lmeval.roots import all_roots
 from harness.localize import localize_step
 from harness.measure import Asked, check_tasks
+from harness.mitigation import Material, Training
 from harness.neurons import Neurons
 from harness.runs import Run
 from harness.sites import check_mlp_site
@@ -191,14 +192,17 @@ def _inhibit(study: Study, topic: str, general: Neurons) -> None:
     settings = study.config.inhibit
     assert settings is not None
     name = _suffix(study.config, topic)
+    train = study.config.train
+    plain = Training(topic_pairs(study.topics[topic].split("train"), train.side), train.recipe)
     plan = [("inhibitft", "inhibited", share, None) for share in settings.shares]
     plan += [("random_control", "control", share, s) for share in settings.shares for s in settings.random_seeds]
     for plugin, role, share, seed in plan:
         label = f"{'inhibited' if seed is None else 'random'}-{100 * share:g}%{name}"
         label += "" if seed is None else f"-{seed}"
-        hold = mitigation(plugin)(general, share, seed or 0)
+        options = {"share": share} if seed is None else {"share": share, "seed": seed}
+        made = mitigation(plugin, options)(plain, Material(train.seed, neurons=lambda _: general))
         about = {"share": share, "control_seed": seed}
-        trained = _tune(study, f"tune-{label}", topic, hold, **about)
+        trained = _tune(study, f"tune-{label}", topic, made.hold, **about)
         variant = tuned_variant(study.config.model, trained.path)
         study.measure(label, role, variant, on_topic=topic, **about)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import TrainerCallback
 
 from harness.anchor import Anchor, Anchored, trainer_with
-from harness.errors import InputError, ProofError
+from harness.errors import InputError, ProofError, choices
 from harness.hold import Hold, prove_held
 from harness.models import device, load_model, load_tokenizer, quiet
 from harness.neurons import Neurons
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class Recipe(BaseModel):
     """How to train. Defaults follow InhibitFT's published LoRA recipe (arXiv 2508.02360) except `batch_size`.
 
-    `group_by_length` puts examples of like length into a batch, which saves padding and changes their order.
+    `only`: patterns (`*.mlp.*`) of the names of the linear maps that are trained; empty for everything. `group_by_length` puts examples of like length into a batch, which saves padding and changes their order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class Recipe(BaseModel):
     group_by_length: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoints: bool = True
+    only: list[str] = []
 
 
 def read_pairs(path: Path) -> list[dict[str, str]]:
@@ -109,6 +111,8 @@ def tune(
     data = _dataset(pairs, tokenizer, recipe)
     keeper = Hold(base, hold) if hold is not None else None
     anchor = Anchor(base, tokenizer, anchored, recipe.mode == "lora", seed) if anchored is not None else None
+    if recipe.only and recipe.mode == "full":
+        _freeze_but(base, recipe.only)
     model = _with_lora(base, recipe) if recipe.mode == "lora" else base
     if keeper:
         keeper.attach(model)
@@ -241,11 +245,40 @@ def lora_targets(model: torch.nn.Module) -> list[str]:
     return sorted(names)
 
 
+def chosen_modules(model: torch.nn.Module, patterns: list[str]) -> list[str]:
+    """Names of the linear maps of the decoder blocks that a pattern (fnmatch) names.
+
+    Raises:
+        InputError: a pattern that names none.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    blocks = {id(module) for module in decoder_layers(model).modules()}
+    names = [
+        name
+        for name, module in model.named_modules()
+        if id(module) in blocks and isinstance(module, (torch.nn.Linear, Conv1D))
+    ]
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise InputError(f"recipe.only names {pattern!r}, which fits no module; modules: {choices(names[:12])} ...")
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def _freeze_but(model: torch.nn.Module, patterns: list[str]) -> None:
+    """Leave the weights and biases of the chosen modules trainable, and nothing else."""
+    model.requires_grad_(False)
+    for name in chosen_modules(model, patterns):
+        model.get_submodule(name).requires_grad_(True)
+
+
 def _with_lora(base: PreTrainedModel, recipe: Recipe) -> Any:
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
     targets = lora_targets(base)
+    if recipe.only:
+        targets = [name for name in chosen_modules(base, recipe.only) if name.rsplit(".", 1)[-1] in targets]
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,

@@ -3,22 +3,17 @@
 | entry-point group | shape | finds or does |
 | --- | --- | --- |
 | stance_harness.localizers | `Localizer` | which neurons carry a shift |
-| stance_harness.mitigations | `Mitigation` | which neurons a second fine-tune holds |
+| stance_harness.mitigations | `Mitigation` (harness/mitigation.py) | another way to give the same fine-tune |
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import InputError, choices
-from harness.neurons import Neurons
-
-
-class Mitigation(Protocol):
-    """(general neurons, share of them, seed) -> the neurons to hold while training again from the base."""
-
-    def __call__(self, general: Neurons, share: float, seed: int) -> Neurons: ...
+from harness.mitigation import Mitigation, configured
 
 
 def load(group: str, name: str) -> Any:
@@ -33,6 +28,10 @@ def load(group: str, name: str) -> Any:
     return found[name].load()
 
 
-def mitigation(name: str) -> Mitigation:
-    """A mitigation by name (see `load`)."""
-    return load("mitigations", name)
+def mitigation(name: str, options: Mapping[str, Any] | None = None) -> Mitigation:
+    """A mitigation by name, with its options (see harness/mitigation.py).
+
+    Raises:
+        InputError: no plugin of that name, or options that it does not take.
+    """
+    return configured(load("mitigations", name), options or {}, name)

@@ -59,6 +59,7 @@ def tune_command(
     Example:  stance tune --model smollm2-135m-instruct --data answers.jsonl --full --learning-rate 1e-4 --out runs/tuned
     """
     from harness.anchor import Anchored, AnchorSettings
+    from harness.mitigation import Material, Training
     from harness.neurons import Neurons
     from harness.steps import tune_step
     from harness.training_data import (
@@ -81,8 +82,10 @@ def tune_command(
     pairs, probes = read_training_data(data, topic, side)
     held = None
     if hold is not None:
+        found = Neurons.load(hold)
+        options = {"share": share} if control is None else {"share": share, "seed": control}
         plugin = "inhibitft" if control is None else "random_control"
-        held = mitigation(plugin)(Neurons.load(hold), share, control or 0)
+        held = mitigation(plugin, options)(Training(pairs, settings), Material(neurons=lambda _: found)).hold
     elif control is not None:
         raise InputError("--control draws random neurons to match a set: give the set with --hold.")
     if anchor_weight <= 0:
