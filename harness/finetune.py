@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class Recipe(BaseModel):
     """How to train. Defaults follow InhibitFT's published LoRA recipe (arXiv 2508.02360) except `batch_size`.
 
-    `only`: patterns (`*.mlp.*`) of the names of the linear maps that are trained; empty for everything. `group_by_length` puts examples of like length into a batch, which saves padding and changes their order.
+    `only`: patterns (`*.mlp.*`) of the names of the linear maps that are trained; empty for everything.
+    `group_by_length` puts examples of like length into a batch, which saves padding and changes their order.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

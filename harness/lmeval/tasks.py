@@ -111,7 +111,7 @@ class Pairs(StanceTask):
     def construct_requests(self, doc: dict[str, Any], ctx: str | list[str], **kwargs: Any) -> list[Instance]:
         requests = super().construct_requests(doc, ctx, **kwargs)
         assert isinstance(requests, list)
-        model = _calling_model()
+        model = calling_model()
         self._tokens[doc["item"]] = [len(model._encode_pair(*request.arguments)[1]) for request in requests]
         return requests
 
@@ -226,7 +226,7 @@ def _own(metadata: dict[str, Any]) -> dict[str, Any]:
     return {key: metadata[key] for key in ("judge", "axes") if key in metadata}
 
 
-def _calling_model() -> TemplateLM:
+def calling_model() -> TemplateLM:
     """The model whose evaluation is building these requests.
 
     Per-token scores need the model's own tokenisation, and lm-eval (0.4.13) hands tasks neither model nor tokenizer;
