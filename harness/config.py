@@ -15,11 +15,11 @@ from harness.sites import SiteName
 from harness.topics import GROUP, explain
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class MeasureSettings(_Strict):
+class MeasureSettings(Strict):
     """What is asked, and how. Every run of the experiment is asked the same."""
 
     tasks: list[str] = [GROUP]
@@ -34,7 +34,7 @@ class MeasureSettings(_Strict):
     topics_dir: list[Path] = []
 
 
-class TrainSettings(_Strict):
+class TrainSettings(Strict):
     """Which topics are tuned on, one at a time, and to which side."""
 
     topics: list[str] = Field(min_length=1)
@@ -43,7 +43,7 @@ class TrainSettings(_Strict):
     seed: int = 0
 
 
-class LocalizeSettings(_Strict):
+class LocalizeSettings(Strict):
     """PNLAC. `prompts`: training questions per topic (None: all); they are never the measured ones."""
 
     site: SiteName = "mlp_act"
@@ -54,7 +54,7 @@ class LocalizeSettings(_Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class PatchSettings(_Strict):
+class PatchSettings(Strict):
     """Activation patching on the Torch engine: the base receives the tuned model's activations."""
 
     tasks: list[str] = [f"{GROUP}_*_pairs", f"{GROUP}_*_open"]
@@ -62,14 +62,14 @@ class PatchSettings(_Strict):
     random_seeds: list[int] = [0]
 
 
-class InhibitSettings(_Strict):
+class InhibitSettings(Strict):
     """InhibitFT at each share of the general neurons, each beside random neurons under these seeds."""
 
     shares: list[float] = [0.05]
     random_seeds: list[int] = Field([0, 1, 2], min_length=1)
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """One study. Sections left out are not run, except measuring and training."""
 
     name: str

@@ -18,6 +18,7 @@ import jaxtyping
 import pytest
 import torch
 import transformers
+from pydantic import BaseModel, Field, ValidationError, model_validator  # noqa: F401  (not under the mock below)
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback  # noqa: F401
 
 CHECKED = ["activations", "contrast_sums", "neurons", "projections", "interventions", "hold", "engines.torch"]

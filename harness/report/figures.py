@@ -41,11 +41,11 @@ class Group:
     band: tuple[float, float] | None = None
 
 
-def _sheet(width: int, height: float) -> Figure:
+def canvas(width: int, height: float) -> Figure:
     return Figure(figsize=(width / 72, height / 72))
 
 
-def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Axes placed in pixels from the top left corner."""
     wide, high = (side * 72 for side in figure.get_size_inches())
     axes = figure.add_axes((left / wide, 1 - (top + height) / high, width / wide, height / high))
@@ -106,8 +106,8 @@ def stance(groups: list[Group], title: str, width: int) -> Figure:
     left = 118 if narrow else 190
     rows = sum(len(group.points) for group in groups)
     inner = ROW * rows + HEAD * len(groups) + 8
-    figure = _sheet(width, inner + AXIS + (16 if narrow else 0))
-    axes = _axes(figure, left, 0, width - left - 14, inner)
+    figure = canvas(width, inner + AXIS + (16 if narrow else 0))
+    axes = axes_at(figure, left, 0, width - left - 14, inner)
     axes.set_ylim(inner, 0)
     _value_axis(axes, _limits(groups), 4 if narrow else 8)
     axes.set_yticks([])
@@ -143,11 +143,11 @@ def shift(groups: list[Group], title: str, width: int) -> Figure:
     high, lines = ROW * rows + 8, math.ceil(len(groups) / columns)
     foot = AXIS + (16 if narrow else 0)
     step = HEAD + high + (26 if narrow else 34)
-    figure = _sheet(width, step * lines + foot - 20)
+    figure = canvas(width, step * lines + foot - 20)
     limits = _limits(groups)
     for i, group in enumerate(groups):
         line, column = divmod(i, columns)
-        axes = _axes(figure, left + column * (panel + gap), HEAD + line * step, panel, high)
+        axes = axes_at(figure, left + column * (panel + gap), HEAD + line * step, panel, high)
         axes.set_ylim(high, 0)
         _value_axis(axes, limits, 4)
         if group.marked:
@@ -178,10 +178,10 @@ def layers(general: list[int], specific: dict[str, list[int]], width: int) -> Fi
     narrow = width == NARROW
     strip, gap, left = 56, 34, 40
     strips = [("General: selected on every topic", general, "ink"), *((k, v, "inhibited") for k, v in specific.items())]
-    figure = _sheet(width, len(strips) * (strip + gap) + 46)
+    figure = canvas(width, len(strips) * (strip + gap) + 46)
     shared = max((n for counts in specific.values() for n in counts), default=0) or 1
     for i, (name, counts, colour) in enumerate(strips):
-        axes = _axes(figure, left, gap - 6 + i * (strip + gap), width - left - 8, strip)
+        axes = axes_at(figure, left, gap - 6 + i * (strip + gap), width - left - 8, strip)
         axes.bar(range(len(counts)), counts, width=0.78, color=TOKENS[colour], linewidth=0, alpha=0.75 if i == 0 else 1)
         axes.set_xlim(-0.6, max(len(general), 1) - 0.4)
         axes.set_ylim(0, (max(general, default=0) or 1) if i == 0 else shared)

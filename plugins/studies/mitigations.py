@@ -1,0 +1,231 @@
+"""Mitigations side by side: every one on the same fine-tunes, beside the plain one, its control and the noise floor.
+
+A cell is one fine-tune: a topic, a side and a seed. In every cell the base is fine-tuned plainly and once per mitigation, and
+all of them are measured on the same questions. Mitigations may draw on the training questions of the topics in `seen`;
+spill-over is counted on the topics that no training of the cell saw. plugins/studies/spillover.py has the arithmetic.
+
+    stance run experiments/mitigations.yaml
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from harness import engines, steps
+from harness.analysis import Analysis, AnalysisSettings
+from harness.config import LocalizeSettings, MeasureSettings, Strict
+from harness.errors import InputError, choices
+from harness.experiment import NOISE_SEED
+from harness.finetune import Recipe, topic_pairs
+from harness.lmeval.roots import all_roots
+from harness.localize import localize_step
+from harness.measure import Asked, check_tasks
+from harness.mitigation import Material, Mitigation, NeuronKind, Training
+from harness.neurons import Neurons
+from harness.progress import stage
+from harness.report.sheet import Sheet
+from harness.runs import digest
+from harness.sites import check_mlp_site
+from harness.topics import Topic, all_topics
+from harness.training_data import measured_questions
+from harness.variants import Variant, tuned_variant
+from plugins import mitigation
+from plugins.studies.pareto import sheet
+from plugins.studies.spillover import PLAIN, Cell, read_shifts
+
+Side = Literal["left", "right"]
+
+
+class TrainCells(Strict):
+    """Every topic to every side under every seed is one cell. `questions`: training questions per topic (None: all)."""
+
+    topics: list[str] = Field(min_length=1)
+    sides: list[Side] = Field(["right", "left"], min_length=1)
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    questions: int | None = Field(None, ge=2)
+    recipe: Recipe = Recipe.model_validate({})
+
+
+class Candidate(Strict):
+    """One mitigation under a label. `control`: the label of its matched control; `seeds`: fewer cells, to save time."""
+
+    use: str
+    label: str
+    options: dict[str, Any] = Field({})
+    control: str | None = None
+    seeds: list[int] | None = None
+
+
+class Settings(AnalysisSettings):
+    """`seen`: trained topic -> other topics that its mitigations may draw on."""
+
+    train: TrainCells
+    seen: dict[str, list[str]]
+    measure: MeasureSettings
+    localize: LocalizeSettings = LocalizeSettings.model_validate({})
+    mitigations: list[Candidate] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class _Study:
+    settings: Settings
+    out: Path
+    topics: dict[str, Topic]
+    candidates: dict[str, Mitigation]
+
+    @property
+    def asked(self) -> Asked:
+        m = self.settings.measure
+        return Asked(tuple(m.tasks), m.limit, judge=m.judge, folders=tuple(m.topics_dir), axes=m.axes)
+
+    def measure(self, folder: Path, label: str, variant: Variant, asked: Asked | None = None) -> Path:
+        m = self.settings.measure
+        about = {"label": label, "reference": None if label == "base" else "base"}
+        served = engines.Settings(dtype=m.dtype, max_length=m.max_length, adapters=m.adapters)
+        with stage(label):
+            chat, asked = m.chat_template, asked or self.asked
+            return steps.measure_step(folder, variant, asked, chat, m.engine, served, about).path
+
+
+@dataclass(frozen=True)
+class _CellRun:
+    """One cell: its plain fine-tune, what is found in it, and the fine-tunes that a mitigation makes of it."""
+
+    study: _Study
+    cell: Cell
+
+    @property
+    def out(self) -> Path:
+        return self.study.out / str(self.cell)
+
+    @cached_property
+    def plain(self) -> Training:
+        train = self.study.settings.train
+        items = self.study.topics[self.cell.topic].split("train")[: train.questions]
+        return Training(topic_pairs(items, self.cell.side), train.recipe)
+
+    def tuned(self, label: str, training: Training) -> Variant:
+        model = self.study.settings.model
+        measured = measured_questions(self.study.settings.measure.topics_dir)
+        about = {"on_topic": self.cell.topic, "side": self.cell.side, "mitigation": label}
+        with stage(f"{self.cell} {label}"):
+            run = steps.tune_step(
+                self.out / f"tune-{label}",
+                model,
+                training.pairs,
+                training.recipe,
+                self.cell.seed,
+                training.hold,
+                measured,
+                about=about,
+                anchored=training.anchored,
+            )
+        return tuned_variant(model, run.path)
+
+    def neurons(self, kind: NeuronKind) -> Neurons:
+        """Neurons found in the plain fine-tune, or by gradients in the base."""
+        if kind == "gradient":
+            return self._by_gradient
+        folder = self._localized(kind == "normalized")
+        name = f"specific-{self.cell.topic}" if kind == "specific" else "general"
+        return Neurons.load(folder / f"{name}.safetensors")
+
+    def _localized(self, normalized: bool) -> Path:
+        where, study = self.study.settings.localize, self.study
+        topics = [topic for topic in study.topics.values() if not topic.control]
+        return localize_step(
+            self.out / f"localize{'-normalized' if normalized else ''}",
+            Variant(study.settings.model),
+            self.tuned(PLAIN, self.plain),
+            topics,
+            site=where.site,
+            tokens=where.tokens,
+            top=where.top,
+            normalized=normalized,
+            prompts=where.prompts,
+            side=self.cell.side,
+            chat=study.settings.measure.chat_template,
+            precision=where.precision,
+        ).path
+
+    @cached_property
+    def _by_gradient(self) -> Neurons:
+        from plugins.stance_gradients import stance_gradients
+
+        base = Variant(self.study.settings.model).folder()
+        topic, limit = self.study.topics[self.cell.topic], self.study.settings.localize.prompts
+        chat = self.study.settings.measure.chat_template
+        return stance_gradients(self.out / "gradients", base, [topic], self.cell.side, chat, limit)
+
+    def run(self) -> dict[str, Path]:
+        """Tune all, then measure all, so that one engine serves the cell's variants; label -> measurement."""
+        settings, made = self.study.settings, {PLAIN: self.tuned(PLAIN, self.plain)}
+        material = Material(self.cell.seed, self.study.topics, tuple(settings.seen[self.cell.topic]), self.neurons)
+        for candidate in settings.mitigations:
+            if candidate.seeds is None or self.cell.seed in candidate.seeds:
+                training = self.study.candidates[candidate.label](self.plain, material)
+                made[candidate.label] = self.tuned(candidate.label, training)
+        return {
+            label: self.study.measure(self.out / f"measure-{label}", label, variant) for label, variant in made.items()
+        }
+
+
+def prepare(settings: Settings, out: Path) -> _Study:
+    """Check everything that can be known before a model is loaded.
+
+    Raises:
+        InputError: unknown task, topic, model, mitigation or option; a label twice; a control that is no label; a topic that
+            is trained on and seen.
+    """
+    topics = all_topics([*all_roots(), *settings.measure.topics_dir])
+    named = [*settings.train.topics, *(name for names in settings.seen.values() for name in names)]
+    if unknown := sorted({name for name in named if name not in topics}):
+        raise InputError(f"There is no topic {choices(unknown)}; topics: {choices(topics)}.")
+    if empty := sorted({name for name in named if not topics[name].split("train")}):
+        raise InputError(f"Topic {choices(empty)} has no items with split: train, so nothing can be trained on it.")
+    if lacking := [name for name in settings.train.topics if name not in settings.seen]:
+        raise InputError(f"`seen` says nothing of {choices(lacking)}; give the topics its mitigations may draw on.")
+    if own := [name for name in settings.train.topics if name in settings.seen[name]]:
+        raise InputError(f"`seen` lists {choices(own)} for itself; give other topics.")
+    labels = [candidate.label for candidate in settings.mitigations]
+    if wrong := sorted({label for label in labels if labels.count(label) > 1 or label == PLAIN or "/" in label}):
+        raise InputError(f"mitigations: the label {choices(wrong)} stands twice, is {PLAIN!r}, or holds a slash.")
+    if stray := sorted({c.control for c in settings.mitigations if c.control and c.control not in labels}):
+        raise InputError(f"mitigations: control {choices(stray)} is no label; labels: {choices(labels)}.")
+    check_mlp_site(settings.localize.site, "mitigations")
+    study = _Study(settings, out, topics, {c.label: mitigation(c.use, c.options) for c in settings.mitigations})
+    check_tasks(study.asked)
+    Variant(settings.model).check()
+    return study
+
+
+def run(settings: Settings, out: Path) -> Sheet:
+    """Carry out every cell, seeds outermost, and set the mitigations side by side."""
+    study, train = prepare(settings, out), settings.train
+    base = Variant(settings.model)
+    measured = {"base": study.measure(out / "base", "base", base)}
+    again = replace(study.asked, order_seed=NOISE_SEED)
+    measured["noise"] = study.measure(out / "base-again", "base-again", base, again)
+    cells = [Cell(t, side, seed) for seed in train.seeds for t in train.topics for side in train.sides]
+    runs = {cell: _CellRun(study, cell).run() for cell in cells}
+    shifts = read_shifts(measured["base"], measured["noise"], runs, settings.seen)
+    controls = {c.label: c.control for c in settings.mitigations}
+    about = {
+        "model": settings.model,
+        "cells": len(cells),
+        "training questions per topic": train.questions or "all",
+        "recipe": train.recipe.model_dump(exclude_defaults=True),
+        "seen": settings.seen,
+        "items per topic and task": settings.measure.limit or "all",
+        "settings": digest(settings.model_dump())[:16],
+        "made by": "stance run experiments/mitigations.yaml",
+    }
+    return sheet(settings.name, shifts, controls, about)
+
+
+ANALYSIS = Analysis(Settings, run)
