@@ -54,6 +54,29 @@ def firing(model: PreTrainedModel, ranges: Ranges, sequences: list[list[int]], b
     return Firing(rates, positions, float(rates[members].mean()) if bool(members.any()) else 0.0)
 
 
+def fired(
+    model: PreTrainedModel, ranges: Mapping[str, Ranges], sequences: list[list[int]], batch_tokens: int = 2048
+) -> dict[str, tuple[Float[Tensor, " c"], Float[Tensor, " c"]]]:
+    """Share of each concept's ranges that fire in every sequence: at its last token, and over all of them; one pass.
+
+    Raises:
+        InputError: no ranges, ranges of two places, no sequences, one without tokens, or a model of another shape.
+    """
+    if not ranges:
+        raise InputError("No ranges to count with; expected those of a concept at least.")
+    first = next(iter(ranges.values()))
+    for one in ranges.values():
+        first.concept.check(one.concept)
+    found = {name: torch.zeros(2, len(sequences), dtype=torch.double) for name in ranges}
+    for batch, activation, real in activations(model, sequences, first.concept.place, batch_tokens):
+        for name, one in ranges.items():
+            inside = one.contains(activation)[..., one.members.to(activation.device)].double().cpu()
+            rates, seen = inside.mean(-1), real.cpu()
+            found[name][0, batch] = at_last_token(rates[..., None], seen)[:, 0]
+            found[name][1, batch] = (rates * seen).sum(-1) / seen.sum(-1)
+    return {name: (rates[0], rates[1]) for name, rates in found.items()}
+
+
 @dataclass(frozen=True)
 class Overlap:
     """Intersection over union per dimension (0 where not shared), and its mean over the shared (NaN without any)."""

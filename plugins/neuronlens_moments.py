@@ -6,14 +6,16 @@ with the number of sequences. Padding on either side and the order of batches ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from harness.activations import batches, forward, pad, position_ids, visiting
@@ -22,6 +24,8 @@ from harness.sites import SiteName, check_site, mlps, width
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+SUMS = ("mean", "size", "squares", "cubes", "fourths")
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,21 @@ def fit(
             found[concept] = found[concept] + part if concept in found else part
         advance(len(batch))
     return {concept: found[concept] for concept in concepts}
+
+
+def save_moments(moments: Mapping[str, Moments], path: Path) -> None:
+    """Write moments of one place as safetensors; concepts are numbered in their order."""
+    tensors = {f"{n}.{name}": getattr(m, name).contiguous() for n, m in enumerate(moments.values()) for name in SUMS}
+    counts = torch.tensor([m.count for m in moments.values()])
+    save_file({**tensors, "counts": counts}, path)
+
+
+def load_moments(path: Path, place: Place, concepts: Sequence[str]) -> dict[str, Moments]:
+    """Read what `save_moments` wrote for these concepts."""
+    tensors = load_file(path)
+    counts = tensors.pop("counts").tolist()
+    parts = [[tensors[f"{n}.{name}"] for name in SUMS] for n in range(len(counts))]
+    return {c: Moments(place, n, *part) for c, n, part in zip(concepts, counts, parts, strict=True)}
 
 
 def rest_of(concept: str, moments: Mapping[str, Moments]) -> Moments:

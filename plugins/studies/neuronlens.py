@@ -1,0 +1,300 @@
+"""NeuronLens as a study (arXiv 2502.06809): do ranges of a concept's dimensions carry the concept, and spare the others?
+
+Numbered run folders: what the model answers on the texts to fit on; moments and diagnostics; one measurement per condition.
+The base, the range and the full mask and their random controls are asked through the chosen engine; masks whose result
+depends on the value (`damp`) or puts one there (`mean`, `rest`) through Torch, beside a base of its own.
+
+    stance run experiments/neuronlens.yaml
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import Field
+
+from harness import engines
+from harness.analysis import Analysis, AnalysisSettings
+from harness.engines.cached import AnswerStore, CachedEngine
+from harness.engines.lease import leased, make_room
+from harness.engines.torch import DTYPES
+from harness.errors import InputError, ProofError, choices
+from harness.interventions import ZERO, Effect
+from harness.lmeval.roots import all_roots, packaged_root
+from harness.models import device, load_model, load_tokenizer, resolve, weights_hash
+from harness.report.sheet import Sheet
+from harness.runs import Run, digest, open_run, package_versions
+from harness.sites import SiteName
+from harness.steps import announce
+from harness.topics import find_topics, read_jsonl
+from plugins.neuronlens import Ranges, masking, range_op, salient
+from plugins.neuronlens_concepts import ConceptTask, Prompt, file_task, prompts, sides_task, topics_task
+from plugins.neuronlens_diagnostics import fired, last_tokens, overlaps, shape
+from plugins.neuronlens_effects import Condition, ask
+from plugins.neuronlens_moments import Moments, Place, fit, load_moments, rest_of, save_moments
+from plugins.neuronlens_sheet import Found, sheet
+
+SERVED = ("range", "full")
+
+
+class Settings(AnalysisSettings):
+    """Keys of experiments/neuronlens.yaml."""
+
+    task: Literal["topics", "sides", "file"] = "topics"
+    topics: tuple[str, ...] = ()
+    topics_dir: tuple[Path, ...] = ()
+    file: Path | None = None
+    cue: str = Field("Label", min_length=1)
+    concepts: tuple[str, ...] = ()
+    answer: Literal["names", "letters"] = "names"
+    chat: bool = False
+    answered_right: bool = True
+    least: int = Field(8, ge=2)
+    fit: int = Field(60, ge=2)
+    measure: int = Field(60, ge=2)
+    site: SiteName = "resid_post"
+    layer: int = -1
+    saliency: Literal["mean", "distance"] = "mean"
+    share: float = Field(0.3, gt=0, le=0.5)
+    tau: float = Field(2.5, gt=0)
+    masks: tuple[Literal["range", "full", "damp", "mean", "rest"], ...] = Field(("range", "full", "damp"), min_length=1)
+    random_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    neutral: int = Field(20, ge=0)
+    engine: Literal["vllm", "torch"] = "vllm"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    max_length: int = Field(512, ge=8)
+
+
+@dataclass
+class Study:
+    """One study being carried out."""
+
+    settings: Settings
+    out: Path
+    folder: str
+    task: ConceptTask
+    train: list[Prompt]
+    measured: list[Prompt]
+    texts: dict[str, list[int]]
+    count: int = 0
+
+    def step(self, name: str, kind: str, spec: dict[str, Any], work: Callable[[Run], None]) -> Run:
+        """A numbered run folder, made where it is not there yet."""
+        self.count += 1
+        path = self.out / f"{self.count:02d}-{name}"
+        common = {"weights": weights_hash(self.folder), "dtype": self.settings.dtype, **spec}
+
+        def carry_out() -> Run:
+            run = open_run(path, kind, common)
+            if not run.complete:
+                work(run)
+                run.finish()
+            return run
+
+        return announce(self.count, name, carry_out)
+
+    def asked(self, name: str, condition: Condition, rows: list[Prompt], ranges: Ranges | None = None) -> pd.DataFrame:
+        """The answers under one condition; `ranges` are masked, and an engine that changes nothing by it raises."""
+        texts = self.texts if rows is self.measured else {}
+        changed = None if ranges is None else _content(ranges, condition.mask)
+        spec = {"engine": condition.engine, "prompts": _hash(rows), "neutral": digest(texts), "changed": changed}
+        about = {"concept": condition.concept, "mask": condition.mask, "seed": condition.seed}
+
+        def work(run: Run) -> None:
+            settings = engines.Settings(dtype=self.settings.dtype, max_length=self.settings.max_length)
+            identity = digest([spec["engine"], vars(settings), weights_hash(self.folder), changed, package_versions()])
+            with ExitStack() as stack:
+
+                def serve() -> engines.Engine:
+                    engine: Any = stack.enter_context(leased(condition.engine, self.folder, settings))
+                    if ranges is not None and condition.mask in SERVED:
+                        stack.callback(engine.intervene, None, ZERO)
+                        run.notes["largest_change"] = engine.intervene(ranges.neurons, range_op(ranges))
+                    elif ranges is not None:
+                        effect = stack.enter_context(masking(engine.model, ranges, condition.mask))
+                        _prove(engine, effect, rows, condition)
+                        run.notes["largest_change"] = effect.largest
+                    return engine
+
+                store = stack.enter_context(closing(AnswerStore()))
+                longest, tokenizer = engines.longest(self.folder, settings), load_tokenizer(self.folder)
+                cached = CachedEngine(serve, store, identity, condition.engine, tokenizer, longest)
+                ask(cached, rows, texts).to_parquet(run.path / "rows.parquet", index=False)
+
+        run = self.step(name, "neuronlens", {**spec, **about}, work)
+        return pd.read_parquet(run.path / "rows.parquet")
+
+
+def task_of(settings: Settings) -> ConceptTask:
+    """The classification that the settings name.
+
+    Raises:
+        InputError: keys that do not go together, an unknown topic or label, or too little material.
+    """
+    if (settings.task == "file") != (settings.file is not None):
+        raise InputError(
+            f"task is {settings.task!r} and file {settings.file}; `task: file` and `file: PATH` go together."
+        )
+    if settings.file is not None:
+        if settings.topics:
+            raise InputError(f"task is file and topics {choices(settings.topics)}; a file brings its own labels.")
+        return file_task(settings.file, settings.cue)
+    topics = find_topics([*all_roots(), *settings.topics_dir])
+    if settings.task == "topics":
+        return topics_task(topics, settings.topics)
+    if len(settings.topics) != 1:
+        raise InputError(
+            f"task is sides and topics {choices(settings.topics)}; expected one topic, of {choices(topics)}."
+        )
+    return sides_task(topics, settings.topics[0])
+
+
+def prepare(settings: Settings, out: Path) -> Study:
+    """Check everything that can be known before the model is loaded.
+
+    Raises:
+        InputError: as `task_of`, an unknown model or concept, or prompts that cannot be made.
+    """
+    task = task_of(settings)
+    if unknown := [c for c in settings.concepts if c not in task.names]:
+        raise InputError(f"There is no concept {choices(unknown)} to mask; the task's concepts: {choices(task.names)}.")
+    folder = resolve(settings.model)
+    tokenizer = load_tokenizer(folder)
+    chosen = task.chosen("train", settings.fit), task.chosen("measure", settings.measure)
+    train, measured = (prompts(task, some, tokenizer, settings.answer, settings.chat) for some in chosen)
+    neutral = read_jsonl(packaged_root() / "neutral" / "neutral_text.jsonl")[: settings.neutral]
+    texts = {row["id"]: list(tokenizer(row["text"])["input_ids"]) for row in neutral}  # type: ignore[arg-type]
+    return Study(settings, out, folder, task, train, measured, texts)
+
+
+def run(settings: Settings, out: Path) -> Sheet:
+    """Carry out the study in `out`.
+
+    Raises:
+        InputError: as `prepare`, or fewer than `least` texts of a concept that the model answers right.
+        ProofError: a mask that changes nothing.
+    """
+    study = prepare(settings, out)
+    train = study.asked("answers-to-fit-on", Condition(None, "none", None, settings.engine), study.train)
+    kept = _kept(study, train)
+    moments, fitted = _fitted(study, kept)
+    frames: dict[Condition, pd.DataFrame] = {}
+    plan = [Condition(None, "none", None, settings.engine), Condition(None, "none", None, "torch")]
+    for mask in settings.masks:
+        engine = settings.engine if mask in SERVED else "torch"
+        plan += [Condition(c, mask, s, engine) for c in _masked(study) for s in (None, *settings.random_seeds)]
+    # A base on the other engine shows what the engine alone changes; the engine is started once for all that it answers.
+    for condition in sorted(dict.fromkeys(plan), key=lambda c: c.engine != settings.engine):
+        ranges = None if condition.concept is None else _ranges(settings, moments, condition)
+        frames[condition] = study.asked(f"measure-{condition.label}", condition, study.measured, ranges)
+    diagnostics = {name: pd.read_parquet(fitted / f"{name}.parquet") for name in ("fired", "overlap", "shape")}
+    return sheet(Found(settings, study.task, train, len(kept), frames, diagnostics, _masked(study)))
+
+
+def _masked(study: Study) -> tuple[str, ...]:
+    return study.settings.concepts or tuple(study.task.names)
+
+
+def _kept(study: Study, train: pd.DataFrame) -> list[Prompt]:
+    """The prompts to fit on: those that the model answers right, or all.
+
+    Raises:
+        InputError: too few that are answered right.
+    """
+    settings = study.settings
+    if not settings.answered_right:
+        return study.train
+    right = set(train.loc[train["correct"] == 1, "item"])
+    kept = [p for p in study.train if p.example.id in right]
+    counts = {c: sum(p.example.concept == c for p in kept) for c in study.task.names}
+    if few := {c: n for c, n in counts.items() if n < settings.least}:
+        said = ", ".join(f"{n} of {c}" for c, n in few.items())
+        raise InputError(
+            f"The model answers right only {said}, of {settings.fit} texts each at most; expected {settings.least} or more "
+            "of every concept (`least`), since ranges are fitted on those. Give more texts (`fit`), another model, leave "
+            "the concept out, or set `answered_right: false` to fit on all of them."
+        )
+    return kept
+
+
+def _ranges(settings: Settings, moments: dict[str, Moments], condition: Condition) -> Ranges:
+    """The ranges that a condition masks; infinite for the full mask."""
+    concept = str(condition.concept)
+    rest = rest_of(concept, moments)
+    neurons = salient(moments[concept], settings.share, rest if settings.saliency == "distance" else None)
+    if condition.seed is not None:
+        neurons = neurons.random_like(condition.seed, exclude=neurons)
+    tau = float("inf") if condition.mask == "full" else settings.tau
+    return Ranges(moments[concept], neurons, tau, rest)
+
+
+def _fitted(study: Study, kept: Sequence[Prompt]) -> tuple[dict[str, Moments], Path]:
+    """Moments of every concept, and the folder with them and the diagnostics."""
+    settings, concepts = study.settings, list(study.task.names)
+    by_concept = {c: [p.ids for p in kept if p.example.concept == c] for c in concepts}
+    keys = ("site", "layer", "share", "tau", "saliency")
+    spec = {**{key: getattr(settings, key) for key in keys}, "prompts": _hash(kept), "measured": _hash(study.measured)}
+
+    def work(run: Run) -> None:
+        make_room()
+        model = load_model(study.folder, DTYPES[settings.dtype], device())
+        place = Place.of(model, weights_hash(study.folder), settings.site, settings.layer)
+        moments = fit(model, by_concept, place)
+        ranges = {c: _ranges(settings, moments, Condition(c, "range", None, "torch")) for c in concepts}
+        shapes = []
+        for concept, one in ranges.items():
+            found = shape(moments[concept], last_tokens(model, by_concept[concept], place))
+            table = {"dimension": range(place.width), "salient": one.members.numpy()}
+            table |= {name: getattr(found, name).numpy() for name in ("skew", "kurtosis", "normal")}
+            shapes.append(pd.DataFrame({"concept": concept, **table}))
+        pd.concat(shapes).to_parquet(run.path / "shape.parquet", index=False)
+        pairs = [(a, b, int(o.shared.sum()), o.mean) for (a, b), o in overlaps(ranges).items()]
+        overlap = pd.DataFrame(pairs, columns=["concept", "other", "shared", "overlap"])
+        overlap.to_parquet(run.path / "overlap.parquet", index=False)
+        counted = fired(model, ranges, [p.ids for p in study.measured])
+        items = {"item": [p.example.id for p in study.measured], "text_of": [p.example.concept for p in study.measured]}
+        rates = [
+            pd.DataFrame({"ranges_of": c, **items, "last": last.numpy(), "all": every.numpy()})
+            for c, (last, every) in counted.items()
+        ]
+        pd.concat(rates).to_parquet(run.path / "fired.parquet", index=False)
+        save_moments(moments, run.path / "moments.safetensors")
+        run.notes["place"] = vars(place)
+
+    done = study.step("fit", "neuronlens-fit", spec, work)
+    place = Place(**json.loads(json.dumps(done.manifest["place"])))
+    return load_moments(done.path / "moments.safetensors", place, concepts), done.path
+
+
+def _prove(engine: engines.Engine, effect: Effect, rows: Sequence[Prompt], condition: Condition) -> None:
+    """Before any answer is kept, as engines do for the ops they serve.
+
+    Raises:
+        ProofError: the mask changes nothing on a prompt of the concept's own.
+    """
+    probe = next(p for p in rows if p.example.concept == condition.concept)
+    engine.score_choices([(probe.ids, probe.options)])
+    if not effect.largest:
+        raise ProofError(
+            f"Mask {condition.label} changed none of {effect.values} activations on a prompt of its concept."
+        )
+
+
+def _content(ranges: Ranges, mask: str) -> str:
+    """What identifies a mask: dimensions, bounds, and what replaces a value inside."""
+    constant = None if mask in (*SERVED, "damp") else ranges.constant(mask)
+    dimensions = ranges.members.nonzero().flatten().tolist()
+    return digest([mask, dimensions, range_op(ranges).digest, None if constant is None else constant.tolist()])
+
+
+def _hash(rows: Sequence[Prompt]) -> str:
+    return digest([(p.example.id, p.ids, p.options, p.right) for p in rows])
+
+
+ANALYSIS = Analysis(Settings, run)
