@@ -66,7 +66,8 @@ def _frame(axes: Axes, inner: float, narrow: bool) -> None:
     axes.grid(axis="x", color=TOKENS["line"], linewidth=0.7)
     axes.set_axisbelow(True)
     axes.axvline(0, color=TOKENS["muted"], linewidth=1.1, zorder=1)
-    axes.set_xlabel("change of accuracy, points; hollow: random dimensions", color=TOKENS["muted"], fontsize=11)
+    said = "change, points; hollow: random" if narrow else "change of accuracy, points; hollow: random dimensions"
+    axes.set_xlabel(said, color=TOKENS["muted"], fontsize=11, loc="right")
 
 
 def _beside(axes: Axes) -> dict:

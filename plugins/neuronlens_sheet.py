@@ -76,7 +76,11 @@ def sheet(found: Found) -> Sheet:
                 "deviation from the same values, so its p is too large: a small one speaks against normality, a large one "
                 "for nothing.", _shape(found)),
     )  # fmt: skip
-    about = {**s.model_dump(mode="json"), "fitted on": found.kept, "measured": len(next(iter(found.frames.values())))}
+    about = {
+        **s.model_dump(mode="json"),
+        "fitted on": found.kept,
+        "measured": int(next(iter(found.frames.values()))["concept"].notna().sum()),
+    }
     return Sheet(
         f"NeuronLens: {s.name}", f"{s.model} \N{MIDDLE DOT} arXiv 2502.06809", tuple(sentences), sections, about
     )
@@ -126,9 +130,9 @@ def _effects(found: Found, changed: pd.DataFrame) -> list[str]:
         verdict = (
             "cannot be told from its control"
             if not own["net_low"] > 0 and not own["net_high"] < 0
-            else "the concept loses more than the rest"
+            else "the concept fares worse than the others"
             if own["net"] < 0
-            else "the rest loses more than the concept"
+            else "the concept fares better than the others, against the claim"
         )
         said.append(
             f"{_title(str(mask))} of {found.task.names[str(concept)]}: accuracy {_move(target)} on its texts "
@@ -139,7 +143,9 @@ def _effects(found: Found, changed: pd.DataFrame) -> list[str]:
         row = part[part["part"] == "complement"].to_dict("records")[0]
         plain = Estimate(row["change"], row["low"], row["high"], row["n"])
         verdict = (
-            "it spares the others"
+            "it spares the others, more than on random dimensions"
+            if plain.low > 0 and row["net_low"] > 0
+            else "it spares the others, which cannot be told from what it does on random dimensions"
             if plain.low > 0
             else "it costs the others more"
             if plain.high < 0
