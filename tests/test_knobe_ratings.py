@@ -12,6 +12,7 @@ import tiny as t
 
 from harness.engines import Settings
 from harness.engines.torch import TorchEngine
+from harness.engines.vllm_scoring import whole_steps
 from harness.errors import InputError
 from plugins.knobe_originals import load_originals
 from plugins.knobe_ratings import (
@@ -268,3 +269,16 @@ def test_columns_are_checked(tmp_path):
     (tmp_path / "empty.csv").write_text("text,question,condition\n")
     with pytest.raises(InputError, match="holds no vignettes"):
         load_originals(tmp_path / "empty.csv")
+
+
+def test_sampled_prompts_are_computed_in_whole_steps():
+    """vLLM on a CPU cannot draw for a prompt that one step computes in part; prompts of 3, 3, 5, 9 and 1 tokens."""
+    prompts = [[0] * size for size in (3, 3, 5, 9, 1)]
+    assert [prompts[part] for part in whole_steps(prompts, 8)] == [
+        prompts[:2],
+        [prompts[2]],
+        [prompts[3]],
+        [prompts[4]],
+    ]
+    assert [len(prompts[part]) for part in whole_steps(prompts, 100)] == [5]
+    assert [part.stop - part.start for part in whole_steps([[0]] * 130, 1000)] == [64, 64, 2]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from harness.engines import Settings, Tokens, check_length, longest, probe_prompt
 from harness.engines.vllm_adapters import MOST_RANK, check_beside
 from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
-from harness.engines.vllm_scoring import Ask, choice_scores, continuation_scores
+from harness.engines.vllm_scoring import SEQUENCES, STEP, Ask, choice_scores, continuation_scores, whole_steps
 from harness.errors import InputError, ProofError, choices
 from harness.interventions import ZERO, Op
 from harness.models import device, load_config, load_tokenizer, weights_hash
@@ -57,8 +57,8 @@ class VLLMEngine:
             model=folder,
             dtype=settings.dtype,  # type: ignore[arg-type]
             max_model_len=self.max_length,
-            max_num_batched_tokens=max(4096, self.max_length),
-            max_num_seqs=64,
+            max_num_batched_tokens=max(STEP, self.max_length),
+            max_num_seqs=SEQUENCES,
             seed=settings.seed,
             max_logprobs=128,
             disable_log_stats=True,
@@ -91,7 +91,11 @@ class VLLMEngine:
             check_length(prompt, max_tokens, self.max_length)
         drawn: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens, "stop": stop}
         params = [SamplingParams(seed=seed + n if temperature else None, **drawn) for n in range(len(prompts))]
-        return [output.outputs[0].text for output in self._run(prompts, params, "generating")]
+        # Where a step holds part of a prompt, vLLM takes a draw back, which generators on a CPU refuse.
+        whole = temperature and device() == "cpu"
+        parts = whole_steps(prompts, max(STEP, self.max_length)) if whole else [slice(None)]
+        outputs = [output for part in parts for output in self._run(prompts[part], params[part], "generating")]
+        return [output.outputs[0].text for output in outputs]
 
     def _run(
         self, prompts: list[Tokens], params: SamplingParams | list[SamplingParams], what: str

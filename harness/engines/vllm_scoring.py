@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Ask = Callable[[list[Tokens], Any, str], "list[RequestOutput]"]  # prompts, sampling parameters, what for
 MOST_OPTIONS = 128
+STEP, SEQUENCES = 4096, 64  # tokens and requests that one step computes
 SHARED_FROM = 2  # continuations of one context from which computing it once pays
 
 
@@ -96,3 +97,14 @@ def _sum(output: RequestOutput, length: int) -> tuple[float, bool]:
         total += entry.logprob
         greedy = greedy and entry.rank == 1
     return total, greedy
+
+
+def whole_steps(prompts: list[Tokens], tokens: int) -> list[slice]:
+    """Stretches of prompts of which each fits into one step."""
+    begins, held = [0], 0
+    for n, prompt in enumerate(prompts):
+        if n > begins[-1] and (held + len(prompt) > tokens or n - begins[-1] == SEQUENCES):
+            begins.append(n)
+            held = 0
+        held += len(prompt)
+    return [slice(begin, end) for begin, end in zip(begins, [*begins[1:], len(prompts)], strict=True)]

@@ -1,0 +1,250 @@
+"""The Knobe effect in a base model and its fine-tune, and the blocks that carry the difference (arXiv 2510.12229).
+
+Numbered steps, each a run folder: tune (where the experiment tunes a model of its own), rate the base, rate it again with
+other draws (the noise floor), rate the tuned model, sweep the patches, and rate stitched models at chosen blocks. The page
+has the effects by both scorers, the analyses of variance by item and by trial, parse rates and the sweep.
+
+    stance run experiments/knobe.yaml
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from harness import engines
+from harness.analysis import Analysis, AnalysisSettings
+from harness.engines.cached import AnswerStore, CachedEngine
+from harness.engines.lease import leased, make_room
+from harness.errors import InputError, choices
+from harness.finetune import Recipe, topic_pairs
+from harness.lmeval.roots import all_roots
+from harness.models import load_tokenizer, weights_hash
+from harness.report.sheet import Sheet
+from harness.runs import Run, digest, open_run, package_versions
+from harness.sites import decoder_layers
+from harness.steps import announce, tune_step
+from harness.topics import find_topics
+from harness.training_data import measured_questions
+from harness.variants import Variant, tuned_variant
+from plugins.knobe_originals import load_originals
+from plugins.knobe_ratings import Asked, cells_of, expected, prompts_of, rate
+from plugins.knobe_report import Findings, sheet
+from plugins.knobe_vignettes import load_vignettes
+from plugins.layer_patching import LEAST
+from plugins.layer_patching_hooks import PATCH_SITES, PatchSite
+from plugins.layer_patching_stitch import stitched
+from plugins.layer_patching_sweep import BATCH_TOKENS, Control, sweep_ratings
+
+BASE, AGAIN, TUNED = "base", "base again", "tuned"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TuneSettings(_Strict):
+    """A fine-tune of one's own, on one side of a topic's training answers."""
+
+    topic: str
+    side: Literal["left", "right"] = "right"
+    recipe: Recipe = Recipe.model_validate({})
+    seed: int = 0
+
+
+class SweepSettings(_Strict):
+    """Which blocks are patched. `every`: step between them, the last always among them; `layers` names them instead."""
+
+    sites: list[PatchSite] = Field(list(PATCH_SITES), min_length=1)
+    every: int = Field(1, ge=1)
+    layers: list[int] | None = None
+    pairs: int | None = Field(None, ge=2)
+    controls: list[Control] = ["shuffled"]
+    seeds: list[int] = Field([0], min_length=1)
+    batch_tokens: int = Field(BATCH_TOKENS, ge=1)
+    least: float = Field(LEAST, gt=0)
+
+    @model_validator(mode="after")
+    def _controlled(self) -> SweepSettings:
+        if "shuffled" not in self.controls:
+            raise ValueError("controls must hold `shuffled`, which patches are compared with")
+        return self
+
+    def blocks(self, count: int) -> list[int]:
+        """Block numbers to patch, of a model of this many blocks."""
+        return (
+            sorted(set(self.layers)) if self.layers else sorted({*range(self.every - 1, count, self.every), count - 1})
+        )
+
+
+class KnobeSettings(AnalysisSettings):
+    """`analysis: knobe`. `model` is the base; the tuned model is named (`tuned`) or made (`tune`)."""
+
+    tuned: str | None = None
+    tune: TuneSettings | None = None
+    vignettes: Path | None = None
+    originals: Path | None = None
+    pairs: int | None = Field(None, ge=2)
+    trials: int = Field(283, ge=2)
+    seed: int = Field(0, ge=0)
+    engine: Literal["vllm", "torch"] = "vllm"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    max_length: int = Field(1024, ge=32)
+    sweep: SweepSettings | None = SweepSettings.model_validate({})
+    stitched: list[int] = Field([])
+
+    @model_validator(mode="after")
+    def _one_tuned(self) -> KnobeSettings:
+        if (self.tuned is None) == (self.tune is None):
+            raise ValueError("give either `tuned` (a model's name or folder) or `tune` (topic, side, recipe)")
+        if self.vignettes and self.originals:
+            raise ValueError("give `vignettes` (pairs) or `originals` (single vignettes in order), not both")
+        return self
+
+
+@dataclass
+class _Study:
+    settings: KnobeSettings
+    out: Path
+    asked: Sequence[Asked]
+    count: int = 0
+
+    def step(self, name: str, work: Callable[[Path], Run]) -> Run:
+        self.count += 1
+        folder = self.out / f"{self.count:02d}-{name}"
+        return announce(self.count, name, lambda: work(folder))
+
+    @property
+    def texts(self) -> str:
+        """Hash of all prompts."""
+        by_cell = {v.id: v for v in self.asked}
+        return digest([by_cell[item].prompt(condition) for item, condition in cells_of(self.asked)])[:16]
+
+
+def run(settings: KnobeSettings, out: Path) -> Sheet:
+    """Carry out the study in `out`.
+
+    Raises:
+        InputError: unknown model, topic or file, blocks that do not exist, or models that read a prompt differently.
+        ProofError: a fine-tune or a patch that changed nothing.
+    """
+    study = _Study(settings, out, _vignettes(settings))
+    base = Variant(settings.model)
+    base.check()
+    tuned = _tuned(study)
+    folders = base.folder(), tuned.folder()
+    _same_prompts(study, *folders)
+    ratings = [_rate(study, BASE, folders[0], settings.seed), _rate(study, AGAIN, folders[0], settings.seed + 1)]
+    ratings.append(_rate(study, TUNED, folders[1], settings.seed))
+    swept = _sweep(study, *folders) if settings.sweep else None
+    for layer in settings.stitched:
+        name = f"stitched after {layer}"
+        ratings.append(_rate(study, name, stitched(*folders, layer), settings.seed))
+    trials, scores = (pd.concat(tables, ignore_index=True) for tables in zip(*ratings, strict=True))
+    about = json.loads(settings.model_dump_json()) | {"prompts": study.texts, "pairs asked": len(study.asked)}
+    least = settings.sweep.least if settings.sweep else LEAST
+    return sheet(Findings(settings.name, BASE, AGAIN, TUNED, trials, scores, swept, least, about))
+
+
+def _vignettes(settings: KnobeSettings) -> Sequence[Asked]:
+    own = settings.originals
+    found: Sequence[Asked] = load_originals(own) if own else load_vignettes(settings.vignettes)
+    if settings.pairs and settings.pairs > len(found):
+        raise InputError(f"`pairs` is {settings.pairs}; there are {len(found)} pairs of vignettes.")
+    if len(found) < 2:
+        raise InputError(f"{len(found)} pairs of vignettes came; at least 2 are needed to tell an effect from chance.")
+    return found[: settings.pairs]
+
+
+def _tuned(study: _Study) -> Variant:
+    wanted = study.settings.tune
+    if wanted is None:
+        variant = Variant(str(study.settings.tuned))
+        variant.check()
+        return variant
+    topics = find_topics(all_roots())
+    if wanted.topic not in topics or not topics[wanted.topic].split("train"):
+        raise InputError(f"There is no topic {wanted.topic!r} with items to tune on; topics: {choices(topics)}.")
+    pairs = topic_pairs(topics[wanted.topic].split("train"), wanted.side)
+    said = {"on_topic": wanted.topic, "side": wanted.side}
+
+    def work(out: Path) -> Run:
+        measured = measured_questions([])
+        return tune_step(out, study.settings.model, pairs, wanted.recipe, wanted.seed, None, measured, about=said)
+
+    return tuned_variant(study.settings.model, study.step("tune", work).path)
+
+
+def _same_prompts(study: _Study, base: str, tuned: str) -> None:
+    read = [prompts_of(load_tokenizer(folder), study.asked) for folder in (base, tuned)]
+    if read[0] != read[1]:
+        raise InputError(
+            "The two models' tokenizers read the prompts differently, so their activations do not belong to the same tokens. "
+            "Give a model and its fine-tune, with one tokenizer."
+        )
+
+
+def _rate(study: _Study, label: str, folder: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One model's trials and expected ratings, from its run folder."""
+    config = study.settings
+    settings = engines.Settings(dtype=config.dtype, max_length=config.max_length)
+    spec = {"label": label, "weights": weights_hash(folder), "prompts": study.texts, "trials": config.trials}
+    spec |= {"seed": seed, "engine": config.engine, "dtype": config.dtype}
+
+    def work(out: Path) -> Run:
+        run = open_run(out, "knobe-ratings", spec)
+        if run.complete:
+            return run
+        identity = digest([weights_hash(folder), config.engine, vars(settings), package_versions()])
+        with ExitStack() as stack:
+            store = stack.enter_context(closing(AnswerStore()))
+            longest = engines.longest(folder, settings)
+            cached = CachedEngine(
+                lambda: stack.enter_context(leased(config.engine, folder, settings)),
+                store, identity, config.engine, load_tokenizer(folder), longest,
+            )  # fmt: skip
+            rate(cached, study.asked, config.trials, seed).to_parquet(run.path / "trials.parquet", index=False)
+            expected(cached, study.asked).to_parquet(run.path / "expected.parquet", index=False)
+            run.notes["requests"] = {"asked": cached.asked, "from_cache": cached.hits}
+        run.finish()
+        return run
+
+    path = study.step(f"rate-{label.replace(' ', '-')}", work).path
+    trials, scores = (pd.read_parquet(path / f"{name}.parquet") for name in ("trials", "expected"))
+    return trials.assign(model=label), scores.assign(model=label)
+
+
+def _sweep(study: _Study, base: str, tuned: str) -> pd.DataFrame:
+    wanted, config = study.settings.sweep, study.settings
+    assert wanted is not None
+    spec = {"base": weights_hash(base), "tuned": weights_hash(tuned), "dtype": config.dtype, "prompts": study.texts}
+    spec |= wanted.model_dump(exclude={"least", "batch_tokens"})
+
+    def work(out: Path) -> Run:
+        run = open_run(out, "knobe-sweep", spec)
+        if run.complete:
+            return run
+        from harness.engines.torch import DTYPES
+        from harness.models import device, load_model
+
+        make_room()
+        first, second = (load_model(folder, DTYPES[config.dtype], device()) for folder in (base, tuned))
+        table = sweep_ratings(
+            first, second, load_tokenizer(base), study.asked[: wanted.pairs], wanted.sites,
+            wanted.blocks(len(decoder_layers(first))), wanted.controls, wanted.seeds, wanted.batch_tokens,
+        )  # fmt: skip
+        table.to_parquet(run.path / "sweep.parquet", index=False)
+        run.finish()
+        return run
+
+    return pd.read_parquet(study.step("sweep", work).path / "sweep.parquet")
+
+
+ANALYSIS = Analysis(settings=KnobeSettings, run=run)
