@@ -10,7 +10,7 @@ weight 0 is a plain fine-tune; one whose KL never left 0 held nothing back, whic
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,11 @@ from torch import Tensor
 from harness.activations import pad, position_ids
 from harness.contrast import Sequence
 from harness.engines import Settings
+from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.torch import TorchEngine
 from harness.errors import InputError, ProofError
 from harness.measure import uses_chat
+from harness.runs import digest, package_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,13 +53,22 @@ class Anchored:
 class Anchor:
     """The extra loss of one training run. Made before training, while the model is still the base."""
 
-    def __init__(self, base: PreTrainedModel, tokenizer: Any, anchored: Anchored, lora: bool, seed: int) -> None:
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: Any,
+        anchored: Anchored,
+        lora: bool,
+        seed: int,
+        identity: str | None = None,
+    ) -> None:
+        """`identity`: of the base's weights; given, its answers are kept on disk for the next fine-tune (cached.py)."""
         if not anchored.prompts:
             raise InputError(
                 "The anchor has no prompts; name topics that have training items, or give a file of prompts."
             )
         self.settings = anchored.settings
-        self.sequences = _sequences(base, tokenizer, anchored)
+        self.sequences = _sequences(base, tokenizer, anchored, identity)
         self.measured: list[float] = []
         self._pad = int(tokenizer.pad_token_id)
         self._reference = None if lora else copy.deepcopy(base).eval().requires_grad_(False)
@@ -129,7 +140,7 @@ def _logprobs(
     return torch.log_softmax(logits[counted].float(), -1)
 
 
-def _sequences(base: PreTrainedModel, tokenizer: Any, anchored: Anchored) -> list[Sequence]:
+def _sequences(base: PreTrainedModel, tokenizer: Any, anchored: Anchored, identity: str | None) -> list[Sequence]:
     """Prompts as the model is measured with them, each followed by the base's own answer."""
     chat = uses_chat(tokenizer, "auto")
     texts = [f"{prompt}\n" for prompt in anchored.prompts]
@@ -139,8 +150,21 @@ def _sequences(base: PreTrainedModel, tokenizer: Any, anchored: Anchored) -> lis
     prompts = [list(tokenizer(text, add_special_tokens=not chat)["input_ids"]) for text in texts]
     if not anchored.settings.answers:
         return [Sequence(ids) for ids in prompts]
-    engine = TorchEngine(base, tokenizer, Settings(max_length=max(map(len, prompts)) + anchored.settings.answers))
-    written = engine.generate(prompts, anchored.settings.answers, [])
+    written = _answers(base, tokenizer, prompts, anchored.settings.answers, identity)
     answers = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in written]
     # From the prompt's last token on: its logits are those of the answer's first.
     return [Sequence(ids + answer, len(ids) - 1) for ids, answer in zip(prompts, answers, strict=True)]
+
+
+def _answers(
+    base: PreTrainedModel, tokenizer: Any, prompts: list[list[int]], tokens: int, identity: str | None
+) -> list[str]:
+    """The base's greedy answers, from the answers' cache where the base is known by name."""
+    engine = TorchEngine(base, tokenizer, Settings(max_length=max(map(len, prompts)) + tokens))
+    if identity is None:
+        return engine.generate(prompts, tokens, [])
+    named = digest([identity, "anchor", str(next(base.parameters()).dtype), package_versions()])
+    with closing(AnswerStore()) as store:
+        return CachedEngine(lambda: engine, store, named, "torch", tokenizer, engine.max_length).generate(
+            prompts, tokens, []
+        )

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from harness.anchor import Anchor, Anchored, trainer_with
 from harness.errors import InputError, ProofError, choices
 from harness.hold import Hold, prove_held
-from harness.models import device, load_model, load_tokenizer, quiet
+from harness.models import device, load_model, load_tokenizer, quiet, weights_hash
 from harness.neurons import Neurons
 from harness.runs import Run
 from harness.sites import decoder_layers
@@ -111,7 +111,8 @@ def tune(
     saved_dtype = _stored_dtype(folder)
     data = _dataset(pairs, tokenizer, recipe)
     keeper = Hold(base, hold) if hold is not None else None
-    anchor = Anchor(base, tokenizer, anchored, recipe.mode == "lora", seed) if anchored is not None else None
+    lora, weights = recipe.mode == "lora", weights_hash(folder)
+    anchor = Anchor(base, tokenizer, anchored, lora, seed, weights) if anchored is not None else None
     if recipe.only and recipe.mode == "full":
         _freeze_but(base, recipe.only)
     model = _with_lora(base, recipe) if recipe.mode == "lora" else base

@@ -18,15 +18,20 @@ from plugins.inhibitft import InhibitFT
 
 
 class Mix(Mitigation):
-    """Add `questions` training questions of the seen topics, shared evenly, with both sides' answers."""
+    """Add `questions` training questions of the seen topics, shared evenly, with both sides' answers.
+
+    `topics`: others in place of the seen ones; `[neutral]` is the control that adds as much without politics.
+    """
 
     questions: int = Field(24, ge=1)
+    topics: list[str] = Field([])
 
     def apply(self, plain: Training, material: Material) -> Training:
-        if not material.seen:
+        names = self.topics or material.seen
+        if not names:
             raise InputError("Mixing needs topics to take questions from; give at least one in `seen`.")
-        each = -(-self.questions // len(material.seen))
-        chosen = [item for name in material.seen for item in material.topic(name).split("train")[:each]]
+        each = -(-self.questions // len(names))
+        chosen = [item for name in names for item in material.topic(name).split("train")[:each]]
         chosen = chosen[: self.questions]
         added = [pair for side in ("left", "right") for pair in topic_pairs(chosen, side)]
         return replace(plain, pairs=[*plain.pairs, *added])

@@ -57,6 +57,16 @@ def test_positions_are_the_answers_or_the_prompts(tiny):
         assert longer.start == len(shorter.ids) - 1
 
 
+def test_the_bases_answers_are_written_once_and_stay_the_same(tiny, stance_cache, monkeypatch):
+    given = (tiny("llama"), t.tokenizer(), Anchored(PROMPTS, AnchorSettings(answers=4)), False, 0)
+    fresh, kept = Anchor(*given), Anchor(*given, identity="w")
+    assert kept.sequences == fresh.sequences
+    monkeypatch.setattr("harness.anchor.TorchEngine.generate", None)
+    assert Anchor(*given, identity="w").sequences == fresh.sequences
+    with pytest.raises(TypeError):
+        Anchor(*given, identity="other weights")
+
+
 def test_every_prompt_is_seen_before_one_is_seen_again(tiny):
     held = anchor(tiny("llama"), batch_size=2)
     seen = [tuple(s.ids) for _ in range(5) for s in held._next()]
