@@ -25,7 +25,7 @@ from harness.engines import Settings
 from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.torch import TorchEngine
 from harness.errors import InputError, ProofError
-from harness.measure import uses_chat
+from harness.measure import prompt_ids, uses_chat
 from harness.runs import digest, package_versions
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class Anchor:
         return [self.sequences[n] for n in chosen]
 
 
-def trainer_with(anchor: Anchor) -> type[Any]:
-    """trl's SFTTrainer with the anchor's loss added."""
+def trainer_with(anchor: Any) -> type[Any]:
+    """trl's SFTTrainer with the loss of an anchor (this one's, or that of margins) added."""
     from trl import SFTTrainer  # type: ignore[attr-defined]
 
     class AnchoredTrainer(SFTTrainer):
@@ -143,11 +143,7 @@ def _logprobs(
 def _sequences(base: PreTrainedModel, tokenizer: Any, anchored: Anchored, identity: str | None) -> list[Sequence]:
     """Prompts as the model is measured with them, each followed by the base's own answer."""
     chat = uses_chat(tokenizer, "auto")
-    texts = [f"{prompt}\n" for prompt in anchored.prompts]
-    if chat:
-        turns = [[{"role": "user", "content": text}] for text in anchored.prompts]
-        texts = [tokenizer.apply_chat_template(t, tokenize=False, add_generation_prompt=True) for t in turns]
-    prompts = [list(tokenizer(text, add_special_tokens=not chat)["input_ids"]) for text in texts]
+    prompts = [prompt_ids(tokenizer, text, chat) for text in anchored.prompts]
     if not anchored.settings.answers:
         return [Sequence(ids) for ids in prompts]
     written = _answers(base, tokenizer, prompts, anchored.settings.answers, identity)

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from harness.anchor import Anchor, Anchored, trainer_with
 from harness.errors import InputError, ProofError, choices
 from harness.hold import Hold, prove_held
+from harness.margin import HeldMargins, MarginAnchor
 from harness.models import device, load_model, load_tokenizer, quiet, weights_hash
 from harness.neurons import Neurons
 from harness.runs import Run
@@ -91,7 +92,7 @@ def tune(
     recipe: Recipe,
     seed: int,
     hold: Neurons | None,
-    anchored: Anchored | None = None,
+    anchored: Anchored | HeldMargins | None = None,
 ) -> None:
     """Train from `folder` and save an adapter (LoRA) or a whole model (full) in the run's folder, in the base's dtype.
 
@@ -111,8 +112,7 @@ def tune(
     saved_dtype = _stored_dtype(folder)
     data = _dataset(pairs, tokenizer, recipe)
     keeper = Hold(base, hold) if hold is not None else None
-    lora, weights = recipe.mode == "lora", weights_hash(folder)
-    anchor = Anchor(base, tokenizer, anchored, lora, seed, weights) if anchored is not None else None
+    anchor = _anchor(base, tokenizer, anchored, recipe, seed, folder) if anchored is not None else None
     if recipe.only and recipe.mode == "full":
         _freeze_but(base, recipe.only)
     model = _with_lora(base, recipe) if recipe.mode == "lora" else base
@@ -173,6 +173,14 @@ def tune(
     if hold is not None:
         run.notes["hold"] = {"neurons": len(hold), "site": hold.site, **prove_held(fresh, trained, hold)}
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _anchor(
+    base: PreTrainedModel, tokenizer: Any, anchored: Anchored | HeldMargins, recipe: Recipe, seed: int, folder: str
+) -> Anchor | MarginAnchor:
+    if isinstance(anchored, HeldMargins):
+        return MarginAnchor(base, tokenizer, anchored, seed, torch.bfloat16 if recipe.precision == "bfloat16" else None)
+    return Anchor(base, tokenizer, anchored, recipe.mode == "lora", seed, weights_hash(folder))
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.anchor import Anchored
 from harness.errors import InputError, ProofError, choices
 from harness.finetune import Recipe
+from harness.margin import HeldMargins
 from harness.neurons import Neurons
 from harness.topics import Topic, explain
 
@@ -32,19 +33,24 @@ class Training:
         pairs: prompt and completion.
         recipe: how to train.
         hold: neurons whose weights stay those of the base.
-        anchored: prompts on which the model stays near the base.
+        anchored: prompts on which the model stays near the base, or pairs of answers whose margins do.
     """
 
     pairs: list[dict[str, str]]
     recipe: Recipe
     hold: Neurons | None = None
-    anchored: Anchored | None = None
+    anchored: Anchored | HeldMargins | None = None
 
     def described(self) -> dict[str, Any]:
         """What tells two fine-tunes apart, without their texts."""
         held = None if self.hold is None else (self.hold.site, self.hold.mask.nonzero().tolist())
-        anchor = None if self.anchored is None else (self.anchored.settings.model_dump(), self.anchored.prompts)
+        anchor = None if self.anchored is None else (self.anchored.settings.model_dump(), texts(self.anchored))
         return {"pairs": self.pairs, "recipe": self.recipe.model_dump(), "hold": held, "anchor": anchor}
+
+
+def texts(anchored: Anchored | HeldMargins) -> Any:
+    """Everything an anchor reads."""
+    return anchored.pairs if isinstance(anchored, HeldMargins) else anchored.prompts
 
 
 @dataclass(frozen=True)

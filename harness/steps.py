@@ -27,7 +27,9 @@ from harness.interventions import ZERO
 from harness.judges import EMBEDDED, names
 from harness.judges.embedded import texts_hash
 from harness.judges.panel import agreement, relabel, with_judged
+from harness.margin import HeldMargins
 from harness.measure import Asked, measure, uses_chat
+from harness.mitigation import texts
 from harness.models import lineage, load_tokenizer, resolve, weights_hash
 from harness.neurons import Neurons
 from harness.progress import stage
@@ -129,7 +131,7 @@ def tune_step(
     measured: dict[str, str] | None = None,
     allow_measured: bool = False,
     about: dict[str, Any] | None = None,
-    anchored: Anchored | None = None,
+    anchored: Anchored | HeldMargins | None = None,
 ) -> Run:
     """Fine-tune from `model`. `measured`: id -> question of every probe, to find them among the training prompts.
 
@@ -158,7 +160,7 @@ def tune_step(
         **(about or {}),
     }
     if anchored is not None:
-        spec["anchor"] = {**anchored.settings.model_dump(), "prompts": digest(anchored.prompts)}
+        spec["anchor"] = {**anchored.settings.model_dump(), "texts": digest(texts(anchored))}
     run = open_run(out, "tune", spec)
     if run.complete:
         return run

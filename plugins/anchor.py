@@ -5,6 +5,9 @@
 `AnchorTopics` asks the training questions of the seen topics, which are other topics than those whose spill-over is
 reported as unseen; `AnchorNeutral` asks questions without politics; `AnchorRandom` is the control of both: as many prompts
 of random words, the same weight, the same number of steps.
+
+`HoldMargins` (harness/margin.py) holds the base's preference between the two sides' answers to questions of the seen topics;
+with `topics: [neutral]` between two answers without politics, which is its control.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pydantic import Field
 
 from harness.anchor import Anchored, AnchorSettings
 from harness.errors import InputError
+from harness.margin import HeldMargins, MarginSettings
 from harness.mitigation import Material, Mitigation, Training
 
 
@@ -66,3 +70,21 @@ class AnchorRandom(Anchor):
         draw.shuffle(words)
         ends = [len(prompt.split()) for prompt in asked]
         return [" ".join(words.pop() for _ in range(length)) for length in ends]
+
+
+class HoldMargins(Mitigation):
+    """On `pairs` training questions of the seen topics (or of `topics`), shared evenly."""
+
+    weight: float = Field(30.0, gt=0)
+    batch_size: int = Field(2, ge=1)
+    pairs: int = Field(24, ge=1)
+    topics: list[str] = Field([])
+
+    def apply(self, plain: Training, material: Material) -> Training:
+        names = self.topics or material.seen
+        if not names:
+            raise InputError("Margins are held on topics; give at least one in `seen`.")
+        each = -(-self.pairs // len(names))
+        items = [item for name in names for item in material.topic(name).split("train")[:each]][: self.pairs]
+        settings = MarginSettings(weight=self.weight, batch_size=self.batch_size)
+        return replace(plain, anchored=HeldMargins([(i.question, i.left, i.right) for i in items], settings))
