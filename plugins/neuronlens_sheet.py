@@ -98,11 +98,12 @@ def _asked(found: Found) -> str:
     accuracy, chance = _mean(base["correct"].dropna()), 1 / len(found.task.names)
     over = accuracy.low > chance
     right, names = int(found.train["correct"].sum()), ", ".join(found.task.names)
+    mass = _percent(float(base["mass"].mean()))
     fitted = "those" if found.settings.answered_right else f"all {found.kept}"
     return (
         f"Of {len(found.train)} texts to fit on the model answers {right} right, and ranges are fitted on {fitted}; on the "
         f"{accuracy.n} others measured its accuracy is {_level(accuracy)}, {'above' if over else 'not told from'} the "
-        f"chance of {number(chance, 'percent')} among {names}"
+        f"chance of {number(chance, 'percent')} among {names} (the options hold {mass} of all probability)"
         + ("." if over else ": what a mask takes from it cannot be read as a concept's.")
     )
 

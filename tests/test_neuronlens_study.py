@@ -24,7 +24,8 @@ from plugins.neuronlens_concepts import ConceptTask, Example, Prompt, file_task,
 from plugins.neuronlens_diagnostics import fired, firing
 from plugins.neuronlens_effects import BESIDE, Condition, ask, changes, levels, perplexity
 from plugins.neuronlens_moments import Place, fit, load_moments, save_moments
-from plugins.studies.neuronlens import ANALYSIS, Settings
+from plugins.neuronlens_settings import Settings
+from plugins.studies.neuronlens import ANALYSIS
 
 ROOT = Path(__file__).parents[1]
 

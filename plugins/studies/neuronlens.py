@@ -14,61 +14,32 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-from pydantic import Field
 
 from harness import engines
-from harness.analysis import Analysis, AnalysisSettings
+from harness.analysis import Analysis
 from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
 from harness.engines.torch import DTYPES
 from harness.errors import InputError, ProofError, choices
 from harness.interventions import ZERO, Effect
-from harness.lmeval.roots import all_roots, packaged_root
+from harness.lmeval.roots import packaged_root
 from harness.models import device, load_model, load_tokenizer, resolve, weights_hash
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
-from harness.sites import SiteName
 from harness.steps import announce
-from harness.topics import find_topics, read_jsonl
+from harness.topics import read_jsonl
 from plugins.neuronlens import Ranges, masking, range_op, salient
-from plugins.neuronlens_concepts import ConceptTask, Prompt, file_task, prompts, sides_task, topics_task
+from plugins.neuronlens_concepts import ConceptTask, Prompt, prompts
 from plugins.neuronlens_diagnostics import fired, last_tokens, overlaps, shape
 from plugins.neuronlens_effects import Condition, ask
-from plugins.neuronlens_moments import Moments, Place, fit, load_moments, rest_of, save_moments
+from plugins.neuronlens_moments import Moments, Place, load_moments, rest_of, save_moments
+from plugins.neuronlens_settings import Settings, task_of
 from plugins.neuronlens_sheet import Found, sheet
 
 SERVED = ("range", "full")
-
-
-class Settings(AnalysisSettings):
-    """Keys of experiments/neuronlens.yaml."""
-
-    task: Literal["topics", "sides", "file"] = "topics"
-    topics: tuple[str, ...] = ()
-    topics_dir: tuple[Path, ...] = ()
-    file: Path | None = None
-    cue: str = Field("Label", min_length=1)
-    concepts: tuple[str, ...] = ()
-    answer: Literal["names", "letters"] = "names"
-    chat: bool = False
-    answered_right: bool = True
-    least: int = Field(8, ge=2)
-    fit: int = Field(60, ge=2)
-    measure: int = Field(60, ge=2)
-    site: SiteName = "resid_post"
-    layer: int = -1
-    saliency: Literal["mean", "distance"] = "mean"
-    share: float = Field(0.3, gt=0, le=0.5)
-    tau: float = Field(2.5, gt=0)
-    masks: tuple[Literal["range", "full", "damp", "mean", "rest"], ...] = Field(("range", "full", "damp"), min_length=1)
-    random_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    neutral: int = Field(20, ge=0)
-    engine: Literal["vllm", "torch"] = "vllm"
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    max_length: int = Field(512, ge=8)
 
 
 @dataclass
@@ -129,30 +100,6 @@ class Study:
 
         run = self.step(name, "neuronlens", {**spec, **about}, work)
         return pd.read_parquet(run.path / "rows.parquet")
-
-
-def task_of(settings: Settings) -> ConceptTask:
-    """The classification that the settings name.
-
-    Raises:
-        InputError: keys that do not go together, an unknown topic or label, or too little material.
-    """
-    if (settings.task == "file") != (settings.file is not None):
-        raise InputError(
-            f"task is {settings.task!r} and file {settings.file}; `task: file` and `file: PATH` go together."
-        )
-    if settings.file is not None:
-        if settings.topics:
-            raise InputError(f"task is file and topics {choices(settings.topics)}; a file brings its own labels.")
-        return file_task(settings.file, settings.cue)
-    topics = find_topics([*all_roots(), *settings.topics_dir])
-    if settings.task == "topics":
-        return topics_task(topics, settings.topics)
-    if len(settings.topics) != 1:
-        raise InputError(
-            f"task is sides and topics {choices(settings.topics)}; expected one topic, of {choices(topics)}."
-        )
-    return sides_task(topics, settings.topics[0])
 
 
 def prepare(settings: Settings, out: Path) -> Study:
@@ -245,11 +192,12 @@ def _fitted(study: Study, kept: Sequence[Prompt]) -> tuple[dict[str, Moments], P
         make_room()
         model = load_model(study.folder, DTYPES[settings.dtype], device())
         place = Place.of(model, weights_hash(study.folder), settings.site, settings.layer)
-        moments = fit(model, by_concept, place)
+        values = {c: last_tokens(model, ids, place) for c, ids in by_concept.items()}
+        moments = {c: Moments.of(rows, place) for c, rows in values.items()}
         ranges = {c: _ranges(settings, moments, Condition(c, "range", None, "torch")) for c in concepts}
         shapes = []
         for concept, one in ranges.items():
-            found = shape(moments[concept], last_tokens(model, by_concept[concept], place))
+            found = shape(moments[concept], values[concept])
             table = {"dimension": range(place.width), "salient": one.members.numpy()}
             table |= {name: getattr(found, name).numpy() for name in ("skew", "kurtosis", "normal")}
             shapes.append(pd.DataFrame({"concept": concept, **table}))
