@@ -16,7 +16,7 @@ from plugins.layer_patching import DIRECTIONS
 if TYPE_CHECKING:
     from plugins.layer_patching_hooks import PatchSite
 
-PANEL, GAP, FOOT, HEAD = 170, 44, 46, 34
+PANEL, GAP, FOOT, HEAD, LEGEND = 170, 44, 46, 34, 62  # pixels
 NAMES = {"base_into_tuned": "base into tuned", "tuned_into_base": "tuned into base"}
 
 
@@ -48,20 +48,20 @@ def _draw(effects: pd.DataFrame, width: int) -> Figure:
         box = (left / width, 1 - (top + PANEL) / height, (width - left - 14) / width, PANEL / height)
         axes = figure.add_axes(box)
         axes.set_ylim(low - pad, high + pad)
-        _panel(axes, effects[effects["direction"] == direction], NAMES[direction])
+        _panel(axes, effects[effects["direction"] == direction], NAMES[direction], width - left - 14)
         if number == len(DIRECTIONS) - 1:
             axes.set_xlabel("block, 0 is next to the input", color=TOKENS["muted"], fontsize=11)
     return figure
 
 
-def _panel(axes: Axes, effects: pd.DataFrame, name: str) -> None:
+def _panel(axes: Axes, effects: pd.DataFrame, name: str, wide: int) -> None:
     axes.patch.set_visible(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, colors=TOKENS["muted"], labelsize=11, pad=6)
     axes.grid(axis="y", color=TOKENS["line"], linewidth=0.7)
     axes.set_axisbelow(True)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.axhline(0, color=TOKENS["muted"], linewidth=1.1)
     goal = float((effects["donor"] - effects["recipient"]).iloc[0])
     axes.axhline(goal, color=TOKENS["tuned"], linewidth=1.4, linestyle=(0, (5, 3)))
@@ -71,10 +71,8 @@ def _panel(axes: Axes, effects: pd.DataFrame, name: str) -> None:
     )
     axes.plot(layers, change, "v-", color=TOKENS["patched"], markersize=7.5, markeredgewidth=0, linewidth=1.2)
     axes.plot(layers, effects["control"], "^:", color=TOKENS["control"], markersize=7, markeredgewidth=0, linewidth=1.2)
-    style = {"transform": axes.transAxes, "va": "bottom", "fontsize": 12}
+    style = {"transform": axes.transAxes, "va": "bottom", "fontsize": 11}
     axes.text(0, 1.03, name, color=TOKENS["ink"], fontweight="bold", **style)
-    axes.text(1, 1.03, "\N{BLACK DOWN-POINTING TRIANGLE} patch  ", color=TOKENS["patched"], ha="right", **style).set_x(
-        0.56
-    )
-    axes.text(0.76, 1.03, "\N{BLACK UP-POINTING TRIANGLE} control", color=TOKENS["control"], ha="right", **style)
-    axes.text(1, 1.03, "- - donor", color=TOKENS["tuned"], ha="right", **style)
+    marks = ("\N{BLACK DOWN-POINTING TRIANGLE} patch", "\N{BLACK UP-POINTING TRIANGLE} control", "- - donor")
+    for place, (mark, colour) in enumerate(zip(marks, ("patched", "control", "tuned"), strict=True)):
+        axes.text(1 - (2 - place) * LEGEND / wide, 1.03, mark, color=TOKENS[colour], ha="right", **style)

@@ -18,6 +18,7 @@ from plugins.knobe_originals import load_originals
 from plugins.knobe_ratings import (
     SEEDS,
     agreement,
+    answer_scores,
     by_item,
     candidates,
     expectation,
@@ -78,8 +79,14 @@ class Scripted:
         self.calls.append((len(prompts), max_tokens, stop, temperature, seed))
         return [f" {place}" if place else "none" for place in range(len(prompts))]
 
-    def score_continuations(self, requests):
-        return [(math.log(0.5 if n % 11 == 4 else 0.05), False) for n in range(len(requests))]
+    def score_choices(self, requests):
+        """A blank is sure, 4 has .5, other digits .05, and after 1 a 0 is sure."""
+        four, begun = self.tokenizer("4")["input_ids"][0], self.tokenizer("Answer: 1")["input_ids"][-2:]
+        sure = [len(choices) == 1 or context[-2:] == begun for context, choices in requests]
+        return [
+            [0.0 if certain else math.log(0.5 if token == four else 0.05) for token in choices]
+            for certain, (_, choices) in zip(sure, requests, strict=True)
+        ]
 
 
 def test_a_trial_is_one_call_with_a_temperature_and_seeds_of_its_own():
@@ -106,6 +113,15 @@ def test_expected_ratings_by_hand():
     assert table["rating"].tolist() == pytest.approx([4.55] * 4) and table["mass"].tolist() == pytest.approx([0.95] * 4)
     values, masses = expectation(np.log([[0.2, *[1e-12] * 9, 0.2], [*[1e-12] * 7, 0.1, *[1e-12] * 3]]))
     assert values.tolist() == pytest.approx([5, 7], abs=1e-9) and masses.tolist() == pytest.approx([0.4, 0.1])
+
+
+def test_answers_token_by_token_are_continuations():
+    model = t.build("llama", max_position_embeddings=256)
+    engine = TorchEngine(model, t.tokenizer(), Settings(max_length=256))
+    asked = [candidates(engine.tokenizer, v.prompt("harm")) for v in VIGNETTES]
+    whole = engine.score_continuations([(one.prompt, answer) for one in asked for answer in one.answers])
+    wanted = np.array([score for score, _ in whole]).reshape(2, 11)
+    assert answer_scores(engine, asked) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_candidates_follow_the_prompt():
