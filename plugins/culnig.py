@@ -77,19 +77,49 @@ def score(
         InputError: no items, an empty prompt, a gold token outside the vocabulary, or a model without these sites.
         ProofError: a projection was not used in the forward pass, or the scores are all zero or not finite.
     """
+    return _score(model, items, sites, clip_control, (compatible,), dtype, batch_tokens, advance)[0]
+
+
+def score_both(
+    model: PreTrainedModel,
+    items: list[Item],
+    sites: Sequence[ProjectionSite] = PROJECTION_SITES,
+    clip_control: bool = False,
+    dtype: torch.dtype | None = None,
+    batch_tokens: int = 512,
+    advance: Callable[[int], object] = lambda _: None,
+) -> tuple[Scores, Scores]:
+    """`score` without and with `compatible`, from one pass over the items."""
+    plain, compatible = _score(model, items, sites, clip_control, (False, True), dtype, batch_tokens, advance)
+    return plain, compatible
+
+
+def _score(
+    model: PreTrainedModel,
+    items: list[Item],
+    sites: Sequence[ProjectionSite],
+    clip_control: bool,
+    modes: tuple[bool, ...],
+    dtype: torch.dtype | None,
+    batch_tokens: int,
+    advance: Callable[[int], object],
+) -> list[Scores]:
+    """One `Scores` per mode, which says whether pads take part in the max."""
     layers, head = projection_parts(model, sites), model.get_output_embeddings()
     if not isinstance(head, nn.Module):
         raise InputError(f"{type(model).__name__} has no vocabulary head, so no token has a probability.")
     _check(items, int(head.weight.shape[0]))  # type: ignore[arg-type]
     device, padded, probability = next(model.parameters()).device, _padded(items), 0.0
-    sums: PerSite = {s: torch.zeros(len(layers), p.width, device=device).double() for s, p in layers[0].items()}
+    sums: list[PerSite] = [
+        {s: torch.zeros(len(layers), p.width, device=device).double() for s, p in layers[0].items()} for _ in modes
+    ]
     expected = sum(map(len, layers))
     with _hooked(model, layers, head, state := _State(sums, clip_control)):
         for batch in batches([item.ids for item in items], batch_tokens):
             ids, real = pad([items[n].ids for n in batch], 0, device)
             rows, state.last = torch.arange(len(batch), device=device), real.sum(1) - 1
             state.pads = None if bool(real.all()) else ~real[..., None]
-            state.floored = torch.tensor([[compatible and padded[n]] for n in batch], device=device)
+            state.floored = [torch.tensor([[mode and padded[n]] for n in batch], device=device) for mode in modes]
             state.leaves, state.reduced = [], 0
             # No attention mask: pads stand to the right, where causal attention sees them from no real position.
             with torch.enable_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
@@ -102,11 +132,15 @@ def score(
                 raise ProofError(f"{state.reduced} of {expected} projections had a gradient; the model skips some.")
             probability += float(p.sum())
             advance(len(batch))
-    found: PerSite = {site: (total / len(items)).cpu() for site, total in sums.items()}
-    mean = probability / len(items)
-    if not all(bool(s.isfinite().all()) for s in found.values()) or not any(bool(s.any()) for s in found.values()):
-        raise ProofError(f"All scores are zero, or some not finite; the gold tokens' mean probability is {mean:.3g}.")
-    return Scores(found, len(items), mean)
+    mean, scores = probability / len(items), []
+    for kept in sums:
+        found: PerSite = {site: (total / len(items)).cpu() for site, total in kept.items()}
+        if not all(bool(s.isfinite().all()) for s in found.values()) or not any(bool(s.any()) for s in found.values()):
+            raise ProofError(
+                f"All scores are zero, or some not finite; the gold tokens' mean probability is {mean:.3g}."
+            )
+        scores.append(Scores(found, len(items), mean))
+    return scores
 
 
 def _check(items: list[Item], vocabulary: int) -> None:
@@ -130,11 +164,11 @@ def _wide(tensor: Tensor) -> Tensor:
 class _State:
     """Running sums of P * s_k, and what hooks must know of the batch in progress."""
 
-    sums: PerSite
+    sums: list[PerSite]
     clip: bool
     last: Tensor = field(default_factory=torch.Tensor)
     pads: Tensor | None = None
-    floored: Tensor = field(default_factory=torch.Tensor)
+    floored: list[Tensor] = field(default_factory=list)
     weight: Tensor = field(default_factory=torch.Tensor)
     leaves: list[Tensor] = field(default_factory=list)
     reduced: int = 0
@@ -144,8 +178,9 @@ class _State:
         if self.pads is not None:
             product.masked_fill_(self.pads, -torch.inf)
         largest = product.amax(1).double()
-        weighted = self.weight * torch.where(self.floored, largest.clamp(min=0), largest)
-        self.sums[site][layer] += (weighted.clamp(min=0) if self.clip else weighted).sum(0)
+        for sums, floored in zip(self.sums, self.floored, strict=True):
+            weighted = self.weight * torch.where(floored, largest.clamp(min=0), largest)
+            sums[site][layer] += (weighted.clamp(min=0) if self.clip else weighted).sum(0)
         self.reduced += 1
 
 

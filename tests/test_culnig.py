@@ -184,6 +184,14 @@ def test_compatible_pads_are_those_of_sixteen_items_in_their_order(tiny):
         close(found.sites, naive(model, items, floored=floored), 1e-5)
 
 
+@pytest.mark.parametrize("clip", [False, True])
+def test_one_pass_gives_both_modes(tiny, clip):
+    model = tiny("llama")
+    for flag, found in enumerate(culnig.score_both(model, ITEMS, clip_control=clip)):
+        close(found.sites, score(model, ITEMS, clip_control=clip, compatible=bool(flag)).sites, 0)
+        assert found.items == len(ITEMS)
+
+
 def test_clipping_is_per_item(tiny):
     model, a, b = copy.deepcopy(tiny("llama")).double(), ITEMS[0], ITEMS[3]
     one, other = (score(model, [item]).sites for item in (a, b))

@@ -1,0 +1,245 @@
+"""CULNIG as a study (arXiv 2510.08284): which neurons carry a model's knowledge of cultures, and what hangs on them?
+
+Numbered run folders: the base on culture, controls, copying, again in another order, and on the options without the question;
+the neuron sets; then a measurement per condition - general neurons suppressed and enhanced, as many random neurons of each
+layer and site, one country's neurons, and fine-tunes of the modules with most and with fewest general neurons.
+
+    stance run experiments/culnig.yaml
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness import engines, steps
+from harness.analysis import Analysis, AnalysisSettings
+from harness.engines.lease import make_room
+from harness.errors import InputError, choices
+from harness.finetune import Recipe
+from harness.measure import Asked, check_tasks, uses_chat
+from harness.models import device, load_model, load_tokenizer, resolve, weights_hash
+from harness.progress import bar
+from harness.report.sheet import Sheet
+from harness.runs import Run, digest, load_measurement, open_run, write_json
+from harness.variants import Variant, tuned_variant
+from plugins.culnig import Masks
+from plugins.culnig_baking import baked
+from plugins.culnig_effects import by_item
+from plugins.culnig_extra import check_extra, extra_step
+from plugins.culnig_items import culture_folder, read_questions
+from plugins.culnig_localise import Material, country_names, localise, material
+from plugins.culnig_page import Findings, sheet
+from plugins.culnig_sets import load, random_like, save, size
+from plugins.culnig_training import choose, pairs
+
+CULTURE, CONTROLS, COPYING = "culture", "culture_controls", "culture_copying"
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Localise(_Keys):
+    """How many questions and passages of every country find the neurons; none of them is measured."""
+
+    items: int = Field(18, ge=1)
+    copying: int = Field(4, ge=1)
+
+
+class Train(_Keys):
+    """Module-selective training: the control task, the share of parameters, and the recipe (mode full)."""
+
+    task: Literal["sentiment", "paraphrase", "grammar"] = "sentiment"
+    share: float = Field(0.1, gt=0, lt=1)
+    seed: int = 0
+    recipe: Recipe = Recipe.model_validate({"mode": "full", "epochs": 1, "learning_rate": 3e-5})
+
+
+class Settings(AnalysisSettings):
+    """Keys of the file. `limit`: measured items per task; `specific`: countries whose own neurons are suppressed."""
+
+    engine: Literal["vllm", "torch"] = "vllm"
+    dtype: Literal["auto", "bfloat16", "float32"] = "float32"
+    chat_template: Literal["auto", "on", "off"] = "auto"
+    max_length: int = Field(512, ge=8)
+    limit: int = Field(18, ge=2)
+    localise: Localise = Localise.model_validate({})
+    specific: tuple[str, ...] = ()
+    enhance: float | None = Field(2.0, gt=1)
+    random_seeds: tuple[int, ...] = (0, 1, 2)
+    train: Train | None = None
+    tasks_extra: tuple[str, ...] = ()
+
+
+@dataclass
+class Study:
+    """A study being carried out in a folder."""
+
+    settings: Settings
+    out: Path
+    folder: str
+    given: Material
+    frames: dict[str, pd.DataFrame] = field(default_factory=dict)
+    extra: dict[str, pd.DataFrame] = field(default_factory=dict)
+    controls: dict[str, list[str]] = field(default_factory=dict)
+    count: int = 0
+
+    def step(self, name: str, work: Callable[[Path], Run]) -> Run:
+        """A numbered step."""
+        self.count += 1
+        path = self.out / f"{self.count:02d}-{name}"
+        return steps.announce(self.count, name, lambda: work(path))
+
+    @property
+    def serving(self) -> engines.Settings:
+        return engines.Settings(dtype=self.settings.dtype, max_length=self.settings.max_length)
+
+    def measure(self, label: str, variant: Variant, controls: list[str] | None = None, **asked: Any) -> None:
+        """Ask the culture, control and copying tasks (or others) of one variant."""
+        s = self.settings
+        wanted = Asked(**{"tasks": (CULTURE, CONTROLS, COPYING), "limit": s.limit, **asked})
+        run = self.step(
+            f"measure-{label}",
+            lambda out: steps.measure_step(
+                out, variant, wanted, s.chat_template, s.engine, self.serving, {"label": label}
+            ),
+        )
+        self.frames[label] = by_item(load_measurement(run.path)[1])
+        if controls is not None:
+            self.controls[label] = controls
+        if s.tasks_extra and not asked:
+            extra = self.step(
+                f"extra-{label}",
+                lambda out: extra_step(
+                    out, variant.folder(), s.tasks_extra, s.limit, s.chat_template, s.engine, self.serving
+                ),
+            )
+            self.extra[label] = pd.read_parquet(extra.path / "extra.parquet")
+
+    def scaled(self, verb: str, factor: float, name: str, masks: Masks, **asked: Any) -> None:
+        """A set scaled, and as many random neurons of each layer and site."""
+        labels = [f"{verb}-{name}-random-{seed}" for seed in self.settings.random_seeds]
+        self.measure(f"{verb}-{name}", Variant(baked(self.folder, masks, factor)), labels, **asked)
+        for label, seed in zip(labels, self.settings.random_seeds, strict=True):
+            self.measure(label, Variant(baked(self.folder, random_like(masks, seed), factor)), **asked)
+
+
+def prepare(settings: Settings, out: Path) -> Study:
+    """Check everything that can be known before a model is loaded.
+
+    Raises:
+        InputError: an unknown country, model or task, too few items, no control, or a recipe that is not full fine-tuning.
+    """
+    if unknown := set(settings.specific) - set(country_names()):
+        raise InputError(f"specific names {choices(unknown)}; countries with items: {choices(country_names())}.")
+    if not settings.random_seeds:
+        raise InputError(
+            "random_seeds is empty; an effect counts only net of random neurons, so give one or more seeds."
+        )
+    if settings.train is not None and (settings.train.recipe.mode != "full" or settings.train.recipe.only):
+        raise InputError(
+            "train.recipe must have mode: full and no `only`; which modules are trained follows from the neurons found."
+        )
+    given = material(settings.limit, settings.localise.items, settings.localise.copying)
+    check_tasks(Asked((CULTURE, CONTROLS, COPYING), settings.limit))
+    check_extra(settings.tasks_extra)
+    return Study(settings, out, resolve(settings.model), given)
+
+
+def run(settings: Settings, out: Path) -> Sheet:
+    """Carry out the study in `out`.
+
+    Raises:
+        InputError: as `prepare`.
+        ProofError: scores that are all zero, an intervention or a fine-tune that changes no weight.
+    """
+    study = prepare(settings, out)
+    base = Variant(study.folder)
+    study.measure("base", base)
+    study.measure("base-again", base, tasks=(CULTURE, CONTROLS, COPYING), order_seed=1)
+    every = settings.limit * len(country_names())
+    study.measure("base-noquestion", base, tasks=("culture_noquestion",), limit=every)
+    located = study.step("localise", lambda path: _localise(study, path))
+    found = json.loads((located.path / "localisation.json").read_text(encoding="utf-8"))
+    sets = {name: load(located.path / f"{name}.safetensors", weights_hash(study.folder)) for name in found["sets"]}
+    study.scaled("suppress", 0.0, "general", sets["general"])
+    if settings.enhance is not None:
+        study.scaled("enhance", settings.enhance, "general", sets["general"])
+    for country in settings.specific:
+        if size(sets[f"specific-{country}"]):
+            study.scaled("suppress", 0.0, country, sets[f"specific-{country}"], tasks=(CULTURE,))
+    trained = {} if settings.train is None else _trained(study, settings.train, sets["general"])
+    return sheet(Findings(settings, study.frames, study.extra, study.controls, sets, found["probability"], trained))
+
+
+def _localise(study: Study, path: Path) -> Run:
+    s, given = study.settings, study.given
+    texts = {name: [q.prompt for q in [*given.culture[name], *given.copying[name]]] for name in given.culture}
+    spec = {
+        "weights": weights_hash(study.folder),
+        "questions": digest(texts),
+        "chat": s.chat_template,
+        "specific": s.specific,
+        "precision": "float32",
+    }
+    run = open_run(path, "localise", spec)
+    if run.complete:
+        return run
+    import torch
+
+    make_room()
+    model, tokenizer = load_model(study.folder, torch.float32, device()), load_tokenizer(study.folder)
+    total = sum(2 * len(rows) for rows in given.culture.values()) + sum(map(len, given.copying.values()))
+    with bar(total=total, what="scoring", unit="item") as progress:
+        chat = uses_chat(tokenizer, s.chat_template)
+        found = localise(model, tokenizer, chat, given, s.specific, progress.update)
+    for name, masks in found.sets.items():
+        save(masks, path / f"{name}.safetensors", weights_hash(study.folder))
+    sizes = {name: size(masks) for name, masks in found.sets.items()}
+    write_json(path / "localisation.json", {"sets": sizes, "probability": found.probability})
+    run.notes["sets"] = sizes
+    run.finish()
+    return run
+
+
+def _trained(study: Study, train: Train, general: Masks) -> dict[str, dict[str, Any]]:
+    """Fine-tune on the control task's questions that are not measured, twice, and measure both."""
+    model, limit = load_model(study.folder), study.settings.limit
+    chosen = {
+        f"trained-{which}": choose(model, general, which, train.share, train.seed) for which in ("most", "fewest")
+    }
+    del model
+    questions = read_questions(culture_folder() / "controls" / f"{train.task}.jsonl")
+    data, measured = pairs(questions[limit:]), {q.id: q.prompt for q in questions[:limit]}
+    if not data:
+        raise InputError(
+            f"limit is {limit}: all {len(questions)} items of {train.task} are measured, none is left to train on."
+        )
+    about: dict[str, dict[str, Any]] = {}
+    for label, modules in chosen.items():
+        recipe = train.recipe.model_copy(update={"only": modules.modules})
+        tuned = study.step(
+            label,
+            lambda out, recipe=recipe: steps.tune_step(out, study.folder, data, recipe, train.seed, measured=measured),
+        )
+        controls = ["trained-fewest"] if label == "trained-most" else []
+        study.measure(label, tuned_variant(study.folder, tuned.path), controls)
+        about[label] = {
+            "modules": len(modules.modules),
+            "parameters": modules.parameters,
+            "neurons": modules.neurons,
+            "examples": len(data),
+            "loss": tuned.manifest.get("loss", []),
+            "moved": tuned.manifest.get("moved", {}).get("root_mean_square", float("nan")),
+        }
+    return about
+
+
+ANALYSIS = Analysis(Settings, run)
