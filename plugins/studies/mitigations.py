@@ -9,6 +9,7 @@ spill-over is counted on the topics that no training of the cell saw. plugins/st
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +116,7 @@ class _CellRun:
         about = {"on_topic": self.cell.topic, "side": self.cell.side, "mitigation": label}
         with stage(f"{self.cell} {label}"):
             run = steps.tune_step(
-                self.out / f"tune-{label}",
+                self.out / f"tune-{slug(label)}",
                 model,
                 training.pairs,
                 training.recipe,
@@ -171,8 +172,14 @@ class _CellRun:
                 training = self.study.candidates[candidate.label](self.plain, material)
                 made[candidate.label] = self.tuned(candidate.label, training)
         return {
-            label: self.study.measure(self.out / f"measure-{label}", label, variant) for label, variant in made.items()
+            label: self.study.measure(self.out / f"measure-{slug(label)}", label, variant)
+            for label, variant in made.items()
         }
+
+
+def slug(label: str) -> str:
+    """A label as part of a folder's name."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower().replace("%", "pct")).strip("-")
 
 
 def prepare(settings: Settings, out: Path) -> _Study:
@@ -193,8 +200,9 @@ def prepare(settings: Settings, out: Path) -> _Study:
     if own := [name for name in settings.train.topics if name in settings.seen[name]]:
         raise InputError(f"`seen` lists {choices(own)} for itself; give other topics.")
     labels = [candidate.label for candidate in settings.mitigations]
-    if wrong := sorted({label for label in labels if labels.count(label) > 1 or label == PLAIN or "/" in label}):
-        raise InputError(f"mitigations: the label {choices(wrong)} stands twice, is {PLAIN!r}, or holds a slash.")
+    slugs = [PLAIN, *map(slug, labels)]
+    if wrong := [label for label in labels if slugs.count(slug(label)) > 1 or not slug(label)]:
+        raise InputError(f"mitigations: the label {choices(wrong)} is empty, {PLAIN!r}, or too like another one.")
     if stray := sorted({c.control for c in settings.mitigations if c.control and c.control not in labels}):
         raise InputError(f"mitigations: control {choices(stray)} is no label; labels: {choices(labels)}.")
     check_mlp_site(settings.localize.site, "mitigations")
