@@ -24,9 +24,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from harness.activations import visiting
-from harness.errors import InputError, ProofError
+from harness.errors import InputError, ProofError, choices
 from harness.neurons import Neurons
 from harness.ranges import RangeOp
+from harness.registry import Plugin, find, installed, returned_wrong
 from harness.sites import check_site, mlps, width
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class Op:
 
     @classmethod
     def parse(cls, text: str) -> Op:
-        """`zero`, `scale=X`, `constant=X` or `range=LOW:HIGH:FACTOR`.
+        """`zero`, `scale=X`, `constant=X`, `range=LOW:HIGH:FACTOR`, or the name (`=VALUE`) of an installed intervention.
 
         Raises:
-            InputError: anything else.
+            InputError: anything else, or what a plugin raises or gives wrongly.
         """
         name, _, value = text.partition("=")
+        if name not in BUILT_IN and any(plugin.name == name for plugin in installed("interventions")):
+            return _by_plugin(find("interventions", name), value)
         numbers = [_number(part) for part in value.split(":")] if value else []
         known = [number for number in numbers if number is not None]
         if len(known) == len(numbers):
@@ -70,7 +73,8 @@ class Op:
                     return cls(low=low, high=high, inside=factor)
         raise InputError(
             f"--op is {text!r}; expected `zero`, `scale=X`, `constant=X` or `range=LOW:HIGH:FACTOR` (activations from LOW to "
-            "HIGH are multiplied by FACTOR), such as scale=0.5 or range=-1:1:0."
+            "HIGH are multiplied by FACTOR), such as scale=0.5 or range=-1:1:0. Installed beside them: "
+            f"{choices(p.name for p in installed('interventions'))}."
         )
 
     @property
@@ -101,14 +105,51 @@ class Op:
         return a if self.low > self.high else torch.where((a >= self.low) & (a <= self.high), a * self.inside, a)
 
     def __str__(self) -> str:
-        if self.low <= self.high:
-            return f"range={self.low:g}:{self.high:g}:{self.inside:g}"
-        if self.scale == 0.0:
-            return f"constant={self.shift:g}" if self.shift else "zero"
-        return f"scale={self.scale:g}"
+        """The text that `parse` reads; of an op with several parts, all of them, so that no two ops have one text."""
+        ranged = self.low <= self.high
+        parts = [f"range={_text(self.low)}:{_text(self.high)}:{_text(self.inside)}"] if ranged else []
+        if self.shift:
+            affine = [f"constant={_text(self.shift)}"] if not self.scale else []
+            parts = (affine or [f"scale={_text(self.scale)}", f"shift={_text(self.shift)}"]) + parts
+        elif self.scale != 1.0 or not ranged:
+            parts = ["zero" if self.scale == 0.0 else f"scale={_text(self.scale)}", *parts]
+        return "+".join(parts)
 
 
 ZERO = Op(scale=0.0)
+BUILT_IN = ("zero", "scale", "constant", "range")
+
+
+def _text(value: float) -> str:
+    """As short as reads back as the same number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def _by_plugin(plugin: Plugin, value: str) -> Op:
+    """What an installed intervention makes of the text behind its name.
+
+    Raises:
+        InputError: what the plugin raises, or a result that is no op of finite numbers.
+    """
+    made = plugin.load()
+    if not callable(made):
+        raise returned_wrong(plugin, made, "a function of the text behind `=` that returns harness.interventions.Op")
+    try:
+        op = made(value)
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(f"Plugin {plugin} refuses {value!r}: {' '.join(str(error).split())}.") from error
+    if not isinstance(op, Op):
+        raise returned_wrong(plugin, op, "harness.interventions.Op")
+    numbers = [op.scale, op.shift, op.inside]
+    if not all(map(math.isfinite, numbers)) or math.isnan(op.low) or math.isnan(op.high):
+        raise InputError(
+            f"Plugin {plugin} made {op.numbers()} of {value!r}; expected finite scale, shift and inside, and ends that are "
+            "numbers."
+        )
+    return op
 
 
 def _number(text: str) -> float | None:
