@@ -18,24 +18,22 @@ score q and k 0, since attention to a single position is always 1. `compatible` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from harness.activations import batches, pad
 from harness.errors import InputError, ProofError, choices
-from harness.projections import PROJECTION_SITES, Part, ProjectionSite, projection_parts
+from harness.projections import PROJECTION_SITES, ProjectionSite, projection_parts
+from plugins.culnig_hooks import PerSite, Sums, hooked, wide
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-PerSite = dict[ProjectionSite, Float[Tensor, "l _"]]
 Masks = dict[ProjectionSite, Bool[Tensor, "l _"]]
 
 PUBLIC_BATCH = 16  # items per batch, in the order given, in the authors' code
@@ -114,7 +112,7 @@ def _score(
         {s: torch.zeros(len(layers), p.width, device=device).double() for s, p in layers[0].items()} for _ in modes
     ]
     expected = sum(map(len, layers))
-    with _hooked(model, layers, head, state := _State(sums, clip_control)):
+    with hooked(model, layers, head, state := Sums(sums, clip_control)):
         for batch in batches([item.ids for item in items], batch_tokens):
             ids, real = pad([items[n].ids for n in batch], 0, device)
             rows, state.last = torch.arange(len(batch), device=device), real.sum(1) - 1
@@ -123,7 +121,7 @@ def _score(
             state.leaves, state.reduced = [], 0
             # No attention mask: pads stand to the right, where causal attention sees them from no real position.
             with torch.enable_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
-                logits = _wide(model(input_ids=ids, use_cache=False).logits[:, 0])
+                logits = wide(model(input_ids=ids, use_cache=False).logits[:, 0])
                 log_p = logits.log_softmax(-1)[rows, torch.tensor([items[n].gold for n in batch], device=device)]
             p = log_p.detach().double().exp()
             state.weight = (p * p)[:, None]  # P of the weighted mean times P of dP = P dlog P
@@ -154,69 +152,6 @@ def _padded(items: list[Item]) -> list[bool]:
     lengths = [len(item.ids) for item in items]
     longest = [max(lengths[n : n + PUBLIC_BATCH]) for n in range(0, len(items), PUBLIC_BATCH)]
     return [length < longest[n // PUBLIC_BATCH] for n, length in enumerate(lengths)]
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-@dataclass
-class _State:
-    """Running sums of P * s_k, and what hooks must know of the batch in progress."""
-
-    sums: list[PerSite]
-    clip: bool
-    last: Tensor = field(default_factory=torch.Tensor)
-    pads: Tensor | None = None
-    floored: list[Tensor] = field(default_factory=list)
-    weight: Tensor = field(default_factory=torch.Tensor)
-    leaves: list[Tensor] = field(default_factory=list)
-    reduced: int = 0
-
-    def reduce(self, layer: int, site: ProjectionSite, product: Float[Tensor, "b s n"]) -> None:
-        """Add one projection's activation times gradient to the sums."""
-        if self.pads is not None:
-            product.masked_fill_(self.pads, -torch.inf)
-        largest = product.amax(1).double()
-        for sums, floored in zip(self.sums, self.floored, strict=True):
-            weighted = self.weight * torch.where(floored, largest.clamp(min=0), largest)
-            sums[site][layer] += (weighted.clamp(min=0) if self.clip else weighted).sum(0)
-        self.reduced += 1
-
-
-@contextmanager
-def _hooked(
-    model: PreTrainedModel, layers: list[dict[ProjectionSite, Part]], head: nn.Module, state: _State
-) -> Iterator[None]:
-    """Backward passes reduce every site's products, the head sees last positions alone, parameters have no gradient."""
-
-    def before_head(_module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden: Tensor = args[0]
-        return (hidden[torch.arange(len(hidden), device=hidden.device), state.last][:, None], *args[1:])
-
-    def after(layer: int, mine: dict[ProjectionSite, Part], _module: Any, _args: Any, output: Tensor) -> Tensor:
-        if not output.requires_grad:  # the graph begins at the first projections
-            state.leaves.append(output.detach().requires_grad_())
-            output = state.leaves[-1].clone()  # some models clip in place, which a leaf forbids
-        activation = output.detach()  # the tensor itself would be a cycle that is never freed
-
-        def arrived(gradient: Tensor) -> None:
-            for site, part in mine.items():
-                state.reduce(layer, site, _wide(part.take(activation)) * part.take(gradient))
-
-        output.register_hook(arrived)
-        return output
-
-    with ExitStack() as stack:
-        for parameter in model.parameters():
-            stack.callback(parameter.requires_grad_, parameter.requires_grad)
-            parameter.requires_grad_(False)
-        stack.callback(head.register_forward_pre_hook(before_head).remove)
-        for layer, parts in enumerate(layers):
-            for module in dict.fromkeys(part.module for part in parts.values()):
-                mine: dict[ProjectionSite, Part] = {s: part for s, part in parts.items() if part.module is module}
-                stack.callback(module.register_forward_hook(partial(after, layer, mine)).remove)
-        yield
 
 
 def difference(scores: PerSite, control: PerSite) -> PerSite:

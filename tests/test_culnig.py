@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.errors import InputError, ProofError
 from harness.projections import PROJECTION_SITES, projection_parts
-from plugins import culnig
+from plugins import culnig, culnig_hooks
 from plugins.culnig import Item, difference, general, remove, score, specific, stands_out, top
 
 GATED = [name for name in t.ARCHITECTURES if name not in ("gpt2", "gpt_neox")]
@@ -262,7 +262,7 @@ def test_agrees_with_ablating_one_neuron_at_one_position(tiny):
 
 def test_what_is_kept_does_not_grow_with_the_items(tiny, monkeypatch):
     model, kept = tiny("llama"), []
-    state_reduce = culnig._State.reduce
+    state_reduce = culnig_hooks.Sums.reduce
     alive: list[weakref.ref] = []
 
     def reduce(self, layer, site, product):
@@ -270,7 +270,7 @@ def test_what_is_kept_does_not_grow_with_the_items(tiny, monkeypatch):
         state_reduce(self, layer, site, product)
         kept.append(sum(ref() is not None for ref in alive))
 
-    monkeypatch.setattr(culnig._State, "reduce", reduce)
+    monkeypatch.setattr(culnig_hooks.Sums, "reduce", reduce)
     few, many = ([Item(t.tokens(6, seed=n), 40 + n % 50) for n in range(count)] for count in (4, 40))
     peaks = []
     for items in (few, many):

@@ -33,9 +33,10 @@ from plugins.culnig import Masks
 from plugins.culnig_baking import baked
 from plugins.culnig_effects import by_item
 from plugins.culnig_extra import check_extra, extra_step
+from plugins.culnig_findings import Findings
 from plugins.culnig_items import culture_folder, read_questions
 from plugins.culnig_localise import Material, country_names, localise, material
-from plugins.culnig_page import Findings, sheet
+from plugins.culnig_page import sheet
 from plugins.culnig_sets import load, random_like, save, size
 from plugins.culnig_training import choose, pairs
 
