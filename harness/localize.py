@@ -1,7 +1,13 @@
-"""The verb localize: prompts of training items, two models, PNLAC, and what is kept of it in a run folder."""
+"""The verb localize: prompts of training items, two models, a localiser, and what is kept of it in a run folder.
+
+The localiser is PNLAC or any installed one (plugins/protocols.py has its type); sets, overlaps and files are the same.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +15,13 @@ import torch
 
 from harness.contrast import Sequence
 from harness.engines.lease import make_room
-from harness.errors import InputError, choices
+from harness.errors import InputError, ProofError, choices
 from harness.measure import uses_chat
 from harness.models import device, load_model, load_tokenizer, quiet, weights_hash
+from harness.progress import bar
+from harness.registry import Plugin, find, returned_wrong
 from harness.runs import Run, digest, open_run
-from harness.sites import SiteName
+from harness.sites import SiteName, mlps, width
 from harness.topics import Topic
 from harness.variants import Variant
 
@@ -32,11 +40,21 @@ def localize_step(
     chat: str = "auto",
     precision: str = "float32",
     about: dict[str, Any] | None = None,
+    method: str = "pnlac",
+    options: Mapping[str, Any] | None = None,
 ) -> Run:
-    """PNLAC on the topics' training questions, which are never the measured ones.
+    """A localiser on the topics' training questions, which are never the measured ones.
 
-    `precision`: of the forward passes, "float32" or "bfloat16"; sums are float32 within and float64 over batches.
+    `precision`: of the forward passes, "float32" or "bfloat16"; PNLAC's sums are float32 within and float64 over batches.
+    `method`: a plugin's name among localizers, with the `options` that it declares beside the common arguments.
+
+    Raises:
+        InputError: no such plugin, an option it does not take, or a result that is no localisation of these neurons.
+        ProofError: scores that are all zero.
     """
+    plugin = find("localizers", method)
+    given = {**(options or {}), **({"normalized": True} if normalized else {})}
+    localize = _accepting(plugin, given)
     base.check()
     tuned.check()
     spec = {
@@ -50,12 +68,13 @@ def localize_step(
         "side": side if tokens == "completion" else None,
         "chat": chat,
         "precision": precision,
+        **({} if method == "pnlac" else {"method": str(plugin), "options": dict(options or {})}),
         **(about or {}),
     }
     run = open_run(out, "localize", spec)
     if run.complete:
         return run
-    from plugins import load, pnlac_report
+    from plugins import pnlac_report
 
     folder = base.folder()
     tokenizer = load_tokenizer(folder)
@@ -66,21 +85,10 @@ def localize_step(
             f"These topics have no training items to localise on: {choices(empty)}; add items with split: train."
         )
     make_room()
-    models = _models(base, tuned, getattr(torch, precision))
-    localize = load("localizers", "pnlac")
-    from harness.progress import bar
-
+    models = _models(base, tuned, getattr(torch, precision), one=method == "pnlac")
     with bar(total=sum(len(s) for s in asked.values()), what="contrasting") as progress:
-        found = localize(
-            *models,
-            asked,
-            site,
-            weights_hash(folder),
-            top,
-            normalized,
-            advance=lambda n: progress.update(n),
-            devices=[f"cuda:{n}" for n in range(1, torch.cuda.device_count())],
-        )
+        found = localize(*models, asked, site, weights_hash(folder), top=top, advance=lambda n: progress.update(n))
+    _check(plugin, found, list(asked), site, weights_hash(folder), (len(mlps(models[0])), width(models[0], site)))
     description = {"normalized": normalized, "token_kind": tokens, **pnlac_report.describe(found)}
     pnlac_report.save(found, description, run.path)
     run.notes["localization"] = {k: description[k] for k in ("selected", "general", "general_share", "stability")}
@@ -88,10 +96,61 @@ def localize_step(
     return run
 
 
-def _models(base: Variant, tuned: Variant, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Both models; one and the same where the fine-tune is an adapter on the base, which PNLAC switches on and off."""
+def _accepting(plugin: Plugin, options: Mapping[str, Any]) -> Any:
+    """The plugin with its options bound; further GPUs too, where it declares that it takes `devices`.
+
+    Raises:
+        InputError: as `plugins.check`, or an option that the plugin does not declare.
+    """
+    from plugins import check
+
+    function = check(plugin)
+    parameters = inspect.signature(function).parameters
+    common = {"base", "tuned", "prompts", "site", "model", "top", "advance", "devices"}
+    declared = [name for name, p in parameters.items() if name not in common and p.kind is not p.VAR_KEYWORD]
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if unknown := [name for name in options if name in common or (name not in declared and not anything)]:
+        raise InputError(
+            f"Plugin {plugin} takes no option {choices(unknown)}; its options: {choices(declared)}. Leave it out or name "
+            "one of those."
+        )
+    if "devices" in parameters:
+        return partial(function, **options, devices=[f"cuda:{n}" for n in range(1, torch.cuda.device_count())])
+    return partial(function, **options)
+
+
+def _check(plugin: Plugin, found: Any, topics: list[str], site: SiteName, model: str, shape: tuple[int, int]) -> None:
+    """Refuse what sets, hooks or comparisons further on would stumble over.
+
+    Raises:
+        InputError: another type, topics, site, model or shape, or scores that are not numbers.
+        ProofError: all scores are zero.
+    """
+    from plugins.protocols import Localization
+
+    if not isinstance(found, Localization):
+        raise returned_wrong(plugin, found, "plugins.Localization")
+    tensors = {**{f"scores of {topic}": scores for topic, scores in found.scores.items()}, "size": found.size}
+    if list(found.scores) != topics or (found.site, found.model) != (site, model):
+        raise InputError(
+            f"Plugin {plugin} localised {choices(found.scores)} at {found.site} of {found.model[:12]}; expected "
+            f"{choices(topics)}, in that order, at {site} of {model[:12]}."
+        )
+    for name, tensor in tensors.items():
+        came = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        if came != shape or not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"Plugin {plugin}: {name} came as {came}; expected finite numbers of shape {shape}, layers x neurons at "
+                f"{site}."
+            )
+    if not any(bool(scores.any()) for scores in found.scores.values()):
+        raise ProofError(f"Plugin {plugin} scores every neuron 0; such a ranking is chance, so it is refused.")
+
+
+def _models(base: Variant, tuned: Variant, dtype: torch.dtype, one: bool) -> tuple[Any, Any]:
+    """Both models; with `one`, one and the same where the tune is an adapter on the base: PNLAC switches it on and off."""
     model = load_model(base.folder(), dtype, device())
-    if tuned.adapter is None or base.adapter is not None or tuned.model != base.model:
+    if not one or tuned.adapter is None or base.adapter is not None or tuned.model != base.model:
         return model, load_model(tuned.folder(), dtype, device())
     with quiet():
         model.load_adapter(str(tuned.adapter))

@@ -1,7 +1,7 @@
 """`stance`: one command per verb. Options are parsed in this package; the work is in steps.py, experiment.py, compare.py.
 
 measuring: eval. training: tune, localize. studies: compare, run, validate. material: topics, judge, models, doctor.
-storage: cache.
+storage: cache. extending: plugins, and localize's sub-command for other packages' localisers.
 
 Exit codes: 0 done, 2 the input is wrong, 3 an intervention did not do what it claims, 130 interrupted.
 """
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 # The commands join `main` when their modules are imported.
-from harness.cli import material, measuring, storage, studies, training  # noqa: E402, F401
+from harness.cli import extending, material, measuring, storage, studies, training  # noqa: E402, F401

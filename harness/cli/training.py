@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -108,25 +110,41 @@ def localize() -> None:
     """Find the neurons that carry a shift; one sub-command per method."""
 
 
-@localize.command()
-@click.option("--base", required=True, help="Model before.")
-@click.option("--tuned", required=True, help="Model or adapter after.")
-@click.option("--tuned-other", help="A model tuned to the other side: contrast the two tuned models.")
-@click.option("--topics", default="all", show_default=True, help="Topic names, comma-separated, or all.")
-@click.option("--site", default="mlp_act", show_default=True, help="mlp_act, mlp_out or resid_post.")
-@click.option("--tokens", type=click.Choice(["prompt", "completion"]), default="prompt", show_default=True)
-@click.option(
-    "--side", type=click.Choice(["left", "right"]), default="right", help="Whose completions, with --tokens completion."
+LOCALIZING = (
+    click.option("--base", required=True, help="Model before."),
+    click.option("--tuned", required=True, help="Model or adapter after."),
+    click.option("--tuned-other", help="A model tuned to the other side: contrast the two tuned models."),
+    click.option("--topics", default="all", show_default=True, help="Topic names, comma-separated, or all."),
+    click.option("--site", default="mlp_act", show_default=True, help="mlp_act, mlp_out or resid_post."),
+    click.option("--tokens", type=click.Choice(["prompt", "completion"]), default="prompt", show_default=True),
+    click.option(
+        "--side",
+        type=click.Choice(["left", "right"]),
+        default="right",
+        help="Whose completions, with --tokens completion.",
+    ),
+    click.option(
+        "--top", type=float, default=30.0, show_default=True, help="Percent of all neurons selected per topic."
+    ),
+    click.option("--normalized", is_flag=True, help="Score in units of each neuron's standard deviation."),
+    click.option("--prompts", type=click.IntRange(1), help="Training questions per topic. Default: all."),
+    click.option("--chat-template", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True),
+    click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True),
+    click.option("--topics-dir", type=FOLDER, multiple=True),
+    click.option("--data", type=FOLDER, help="IDEOINST-like folder to take the prompts from."),
+    click.option("--out", type=FOLDER, required=True),
 )
-@click.option("--top", type=float, default=30.0, show_default=True, help="Percent of all neurons selected per topic.")
-@click.option("--normalized", is_flag=True, help="Score in units of each neuron's standard deviation.")
-@click.option("--prompts", type=click.IntRange(1), help="Training questions per topic. Default: all.")
-@click.option("--chat-template", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--topics-dir", type=FOLDER, multiple=True)
-@click.option("--data", type=FOLDER, help="IDEOINST-like folder to take the prompts from.")
-@click.option("--out", type=FOLDER, required=True)
-def pnlac(
+
+
+def localizing(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every localiser has, in front of the command's own."""
+    for option in reversed(LOCALIZING):
+        command = option(command)
+    return command
+
+
+def localize_with(
+    method: str,
     base: str,
     tuned: str,
     tuned_other: str | None,
@@ -142,12 +160,9 @@ def pnlac(
     topics_dir: tuple[Path, ...],
     data: Path | None,
     out: Path,
+    options: dict[str, Any] | None = None,
 ) -> None:
-    """Activation contrasting between a model and its fine-tune (arXiv 2508.02360).
-
-    \b
-    Example:  stance localize pnlac --base smollm2-135m-instruct --tuned runs/tuned --out runs/neurons
-    """
+    """Carry out a localiser as its command's options say, and print what it found."""
     from harness.lmeval.roots import all_roots
     from harness.localize import localize_step
     from harness.sites import check_site
@@ -170,9 +185,21 @@ def pnlac(
         before = tuned_variant(base, Path(tuned_other)) if Path(tuned_other).exists() else Variant(tuned_other)
     chosen = [found[t] for t in wanted]
     run = localize_step(
-        out, before, after, chosen, where, tokens, top, normalized, prompts, side, chat_template, precision
-    )
+        out, before, after, chosen, where, tokens, top, normalized, prompts, side, chat_template, precision,
+        method=method, options=options,
+    )  # fmt: skip
     print_localization(run)
+
+
+@localize.command()
+@localizing
+def pnlac(**given: Any) -> None:
+    """Activation contrasting between a model and its fine-tune (arXiv 2508.02360).
+
+    \b
+    Example:  stance localize pnlac --base smollm2-135m-instruct --tuned runs/tuned --out runs/neurons
+    """
+    localize_with("pnlac", **given)
 
 
 @main.command()
