@@ -73,12 +73,17 @@ class AnchorRandom(Anchor):
 
 
 class HoldMargins(Mitigation):
-    """On `pairs` training questions of the seen topics (or of `topics`), shared evenly."""
+    """On `pairs` training questions of the seen topics (or of `topics`), shared evenly.
+
+    Holding slows learning: `longer` multiplies the epochs and `faster` the learning rate, to reach the plain fine-tune's.
+    """
 
     weight: float = Field(30.0, gt=0)
     batch_size: int = Field(2, ge=1)
     pairs: int = Field(24, ge=1)
     topics: list[str] = Field([])
+    longer: float = Field(1.0, gt=0)
+    faster: float = Field(1.0, gt=0)
 
     def apply(self, plain: Training, material: Material) -> Training:
         names = self.topics or material.seen
@@ -87,4 +92,6 @@ class HoldMargins(Mitigation):
         each = -(-self.pairs // len(names))
         items = [item for name in names for item in material.topic(name).split("train")[:each]][: self.pairs]
         settings = MarginSettings(weight=self.weight, batch_size=self.batch_size)
-        return replace(plain, anchored=HeldMargins([(i.question, i.left, i.right) for i in items], settings))
+        dose = {"epochs": plain.recipe.epochs * self.longer, "learning_rate": plain.recipe.learning_rate * self.faster}
+        held = HeldMargins([(i.question, i.left, i.right) for i in items], settings)
+        return replace(plain, recipe=plain.recipe.model_copy(update=dose), anchored=held)

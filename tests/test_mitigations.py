@@ -81,6 +81,18 @@ def test_anchors_ask_the_seen_topics_the_neutral_one_or_random_words(material):
     assert words[0] == words[1]
 
 
+def test_margins_are_held_on_both_answers_and_longer_or_faster_change_the_recipe_alone(material):
+    options = {"pairs": 4, "weight": 7.0, "longer": 2.0, "faster": 3.0}
+    made = mitigation("hold_margins", options)(PLAIN, material)
+    items = material.topics["race"].split("train")[:2] + material.topics["science"].split("train")[:2]
+    assert made.anchored is not None and made.anchored.pairs == [(i.question, i.left, i.right) for i in items]
+    changed = {"epochs": 2 * PLAIN.recipe.epochs, "learning_rate": 3 * PLAIN.recipe.learning_rate}
+    assert made.recipe == PLAIN.recipe.model_copy(update=changed) and made.pairs == PLAIN.pairs
+    control = mitigation("hold_margins", {"pairs": 2, "topics": ["neutral"]})(PLAIN, material).anchored
+    assert control is not None and len(control.prompts) == 2
+    assert set(control.prompts) <= {i.question for i in material.topics["neutral"].split("train")}
+
+
 def test_mixing_adds_both_sides_of_every_question(material):
     made = mitigation("mix", {"questions": 4})(PLAIN, material)
     added = made.pairs[len(PLAIN.pairs) :]
