@@ -177,8 +177,8 @@ STUDY: dict[str, Any] = {
     "mitigations": [
         {"use": "inhibitft", "label": "inhibitft", "options": {"share": 0.5}, "control": "random"},
         {"use": "random_control", "label": "random", "options": {"share": 0.5}},
-        {"use": "hold_normalized", "label": "normalized", "options": {"share": 0.5}, "seeds": [0]},
-        {"use": "anchor_topics", "label": "anchor", "options": {"answers": 2, "prompts": 4}, "seeds": [0]},
+        {"use": "hold_normalized", "label": "normalized", "options": {"share": 0.5}, "cells": ["*-0"]},
+        {"use": "anchor_topics", "label": "anchor", "options": {"answers": 2, "prompts": 4}, "cells": ["*-0"]},
     ],
 }
 
@@ -233,6 +233,7 @@ def test_the_study_runs_says_the_same_again_and_counts_unseen_topics(tmp_path, m
         ({"sen": {}}, "unknown key `sen`"),
         ({"mitigations": [{"use": "mix", "label": "plain"}]}, "label plain"),
         ({"mitigations": [{"use": "mix", "label": "a", "control": "b"}]}, "control b is no label"),
+        ({"mitigations": [{"use": "mix", "label": "a", "cells": ["race-*"]}]}, "race-* fits no cell"),
         ({"mitigations": [{"use": "mixing", "label": "a"}]}, "no plugin 'mixing'"),
         ({"mitigations": [{"use": "mix", "label": "a", "options": {"n": 1}}]}, "unknown key `n`"),
     ],

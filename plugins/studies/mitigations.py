@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -53,13 +54,16 @@ class TrainCells(Strict):
 
 
 class Candidate(Strict):
-    """One mitigation under a label. `control`: the label of its matched control; `seeds`: fewer cells, to save time."""
+    """One mitigation under a label. `control`: the label of its matched control.
+
+    `cells`: patterns (fnmatch) of the cells it is carried out in, such as `immigration-*-0`, where time is short.
+    """
 
     use: str
     label: str
     options: dict[str, Any] = Field({})
     control: str | None = None
-    seeds: list[int] | None = None
+    cells: list[str] = Field(["*"], min_length=1)
 
 
 class Settings(AnalysisSettings):
@@ -168,7 +172,7 @@ class _CellRun:
         settings, made = self.study.settings, {PLAIN: self.tuned(PLAIN, self.plain)}
         material = Material(self.cell.seed, self.study.topics, tuple(settings.seen[self.cell.topic]), self.neurons)
         for candidate in settings.mitigations:
-            if candidate.seeds is None or self.cell.seed in candidate.seeds:
+            if any(fnmatch(str(self.cell), pattern) for pattern in candidate.cells):
                 training = self.study.candidates[candidate.label](self.plain, material)
                 made[candidate.label] = self.tuned(candidate.label, training)
         return {
@@ -203,6 +207,11 @@ def prepare(settings: Settings, out: Path) -> _Study:
     slugs = [PLAIN, *map(slug, labels)]
     if wrong := [label for label in labels if slugs.count(slug(label)) > 1 or not slug(label)]:
         raise InputError(f"mitigations: the label {choices(wrong)} is empty, {PLAIN!r}, or too like another one.")
+    train = settings.train
+    cells = [str(Cell(t, side, seed)) for t in train.topics for side in train.sides for seed in train.seeds]
+    nowhere = [p for c in settings.mitigations for p in c.cells if not any(fnmatch(cell, p) for cell in cells)]
+    if nowhere:
+        raise InputError(f"mitigations: the pattern {choices(nowhere)} fits no cell; cells: {choices(cells)}.")
     if stray := sorted({c.control for c in settings.mitigations if c.control and c.control not in labels}):
         raise InputError(f"mitigations: control {choices(stray)} is no label; labels: {choices(labels)}.")
     check_mlp_site(settings.localize.site, "mitigations")
