@@ -123,10 +123,11 @@ def sentences(table: pd.DataFrame, noise: float) -> list[str]:
         "leaves at most half of the plain fine-tune's spill-over on unseen topics, keeps at least 90% of what was learnt, "
         "costs at most 2% perplexity, and beats its matched control with an interval clear of zero"
     )
-    found = [f"{' and '.join(holding)}: {mark}." if holding else f"No mitigation of the {len(others)} tried {mark}."]
+    tried = len(others) - len({row["control"] for row in others} - {"none"})
+    found = [f"{' and '.join(holding)}: {mark}." if holding else f"No mitigation of the {tried} tried {mark}."]
     found.append(
         f"Plain fine-tunes moved the trained topic by {_said(plain, 'learnt', 'signed')} nats per token and the unseen ones "
-        f"by {_said(plain, 'spilt', 'plain')} (root mean square) over {plain['cells']} cells; the base measured again moved "
+        f"by {_said(plain, 'spilt', 'plain')} (root mean square) over {_cells(plain)}; the base measured again moved "
         f"by {number(noise, 'plain')}."
     )
     for row in others:
@@ -136,8 +137,12 @@ def sentences(table: pd.DataFrame, noise: float) -> list[str]:
             low, high = row["net of control_low"], row["net of control_high"]
             told = "less than" if high < 0 else "more than" if low > 0 else "not told apart from"
             text += f"; {told} {row['control']} ({_said(row, 'net of control', 'points')})"
-        found.append(f"{text}, {row['cells']} cells.")
+        found.append(f"{text}, {_cells(row)}.")
     return found
+
+
+def _cells(row: Mapping[str, Any]) -> str:
+    return f"{row['cells']} cell{'s' * (row['cells'] != 1)}"
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
