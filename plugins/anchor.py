@@ -81,7 +81,7 @@ class HoldMargins(Mitigation):
     weight: float = Field(30.0, gt=0)
     batch_size: int = Field(2, ge=1)
     pairs: int = Field(24, ge=1)
-    topics: list[str] = Field([])
+    topics: list[str] = Field(default=[])
     longer: float = Field(1.0, gt=0)
     faster: float = Field(1.0, gt=0)
 

@@ -24,7 +24,7 @@ class Mix(Mitigation):
     """
 
     questions: int = Field(24, ge=1)
-    topics: list[str] = Field([])
+    topics: list[str] = Field(default=[])
 
     def apply(self, plain: Training, material: Material) -> Training:
         names = self.topics or material.seen
