@@ -242,7 +242,7 @@ def run(settings: Settings, out: Path) -> Sheet:
         "settings": digest(settings.model_dump())[:16],
         "made by": "stance run experiments/mitigations.yaml",
     }
-    return sheet(settings.name, shifts, controls, about)
+    return sheet(shifts, controls, about)
 
 
 ANALYSIS = Analysis(Settings, run)

@@ -66,7 +66,7 @@ def _holds(row: Mapping[str, Any]) -> bool:
     return bool(row["left"] <= HALF and row["kept"] >= MOST and cheap and row["net of control_high"] < 0)
 
 
-def sheet(name: str, shifts: Shifts, controls: Mapping[str, str | None], about: Mapping[str, Any]) -> Sheet:
+def sheet(shifts: Shifts, controls: Mapping[str, str | None], about: Mapping[str, Any]) -> Sheet:
     """Everything that was found, on one page."""
     table = summary(shifts, controls)
     ends = {
@@ -85,10 +85,10 @@ def sheet(name: str, shifts: Shifts, controls: Mapping[str, str | None], about: 
     text = (
         "Spill-over left: root mean square shift of the topics that no training of a cell saw. Learning kept: shift of the "
         "trained topic. Both as shares of the plain fine-tune's, over the cells that a mitigation was carried out in. Dashed "
-        "lines: at most half left, at least 90% kept."
+        "lines: at most half left, at least 90% kept. Wide intervals leave the picture; the table has them whole."
     )
     return Sheet(
-        f"Mitigations of spill-over: {name}",
+        f"Mitigations of spill-over on {about['model']}",
         "Fine-tuned on one topic, without the others following",
         tuple(sentences(table, Effects(shifts).noise())),
         (
@@ -201,6 +201,9 @@ def pareto(table: pd.DataFrame, width: int) -> Figure:
         figure.text(
             52 / width, (line * (len(rows) - n) - 6) / (high + 80 + line * len(rows)), text, color=TOKENS["ink"]
         )
+    for ends, key in ((axes.set_xlim, "left"), (axes.set_ylim, "kept")):
+        values = [100 * row[key] for row in rows if math.isfinite(row[key])] + [0.0, 110.0]
+        ends(min(values) - 12, max(values) + 12)
     axes.axvline(100 * HALF, color=TOKENS["muted"], linewidth=1, linestyle=(0, (4, 4)))
     axes.axhline(100 * MOST, color=TOKENS["muted"], linewidth=1, linestyle=(0, (4, 4)))
     axes.grid(color=TOKENS["line"], linewidth=0.7)
