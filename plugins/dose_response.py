@@ -5,7 +5,13 @@
 
 A value is nats per token: the preference for the right answer over the left (pairs), or -log P of plain text, where more is
 worse. Intervals are 95% BCa of one item bootstrap for all runs (harness/statistics.py), within a topic. They do not cover
-the draw of the random sets, so an effect is told apart only where it also lies outside all of them and the noise floor.
+the draw of the random sets, and any two sets of neurons differ once there are items enough. So an effect is told apart only
+where its net is also larger than another random set's would be in 95% of draws:
+
+    |net| > t(0.975, df) * s * sqrt(1 + 1/K)
+
+with K random sets per dose and s^2 the variance between random sets of one dose, pooled over the localisers at one share and
+outcome (df = localisers * (K - 1)); and larger than the noise floor.
 """
 
 from __future__ import annotations
@@ -20,10 +26,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray as Array
+from scipy import stats
 
 from harness.errors import InputError
 from harness.runs import load_measurement
-from harness.statistics import Resampled, combine, leave_one_out, nanmean, resampled_means
+from harness.statistics import LEVEL, Resampled, combine, leave_one_out, nanmean, resampled_means
 
 Kind = Literal["suppress", "patch"]
 
@@ -106,7 +113,8 @@ def effects(
             own = responses.change(dose.label, reference, outcome).estimate()
             net = responses.net(dose.label, drawn, outcome).estimate()
             randoms = [responses.change(label, reference, outcome).value for label in drawn]
-            beyond = abs(net.value) > floor.get(outcome, 0.0) and not min(randoms) <= own.value <= max(randoms)
+            band = chance_band(_drawn(responses, doses, dose, reference, outcome), len(randoms))
+            beyond = abs(net.value) > max(floor.get(outcome, 0.0), band)
             rows.append(
                 {
                     "localizer": dose.localizer,
@@ -119,13 +127,37 @@ def effects(
                     "random": float(np.mean(randoms)),
                     "random_least": min(randoms),
                     "random_most": max(randoms),
+                    "random sets": len(randoms),
                     "net": net.value,
                     "net_low": net.low,
                     "net_high": net.high,
+                    "chance band": band,
                     "told apart": "yes" if net.excludes(0) and beyond else "no",
                 }
             )
     return pd.DataFrame(rows)
+
+
+def chance_band(groups: Sequence[Sequence[float]], sets: int) -> float:
+    """How far another random set lies from the mean of `sets` of them, in 95% of draws; infinite where it cannot be told.
+
+    `groups`: changes under the random sets of each dose at one share and outcome.
+    """
+    freedom = sum(len(group) - 1 for group in groups)
+    if freedom < 1:
+        return float("inf")
+    variance = sum(float(np.sum((np.array(group) - np.mean(group)) ** 2)) for group in groups) / freedom
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * (variance * (1 + 1 / sets)) ** 0.5
+
+
+def _drawn(responses: Responses, doses: Sequence[Dose], dose: Dose, reference: str, outcome: str) -> list[list[float]]:
+    """Changes under random sets of this kind and share, one list per localiser."""
+    groups: dict[str, list[float]] = {}
+    for other in doses:
+        if other.seed is not None and (other.kind, other.share) == (dose.kind, dose.share):
+            change = responses.change(other.label, reference, outcome).value
+            groups.setdefault(other.localizer, []).append(change)
+    return list(groups.values())
 
 
 def _same(one: Dose, other: Dose) -> bool:

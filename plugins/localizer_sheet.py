@@ -79,8 +79,9 @@ def sheet(name: str, model: str, found: Found, topic: str, share: float, about: 
 THIRDS = ("first third", "middle third", "last third")
 READING = (
     "Change of nats per token: of the preference for the right answer (topics), of -log P (neutral_text: more is worse). Net "
-    "is less the mean of as many random neurons in every layer. Told apart: the net interval is clear of zero, the net is "
-    "larger than the noise floor, and the change lies outside all random sets. Intervals are over items."
+    "is less the mean of as many random neurons in every layer. Told apart: the net interval is clear of zero, and the net "
+    "is larger than the noise floor and than the chance band, within which another random set would lie in 95% of draws. "
+    "Intervals are over items."
 )
 AGREEMENT = (
     "Jaccard index of the top sets beside what independent sets of these sizes share (chance), and independent sets with "
@@ -118,7 +119,7 @@ def _count(kind: str, table: pd.DataFrame) -> str:
     told, tests = sum(r["told apart"] == "yes" for r in rows), len(rows)
     return (
         f"{kind} neurons: {told} of {tests} effects (localisers x shares x outcomes) are told apart from random neurons of "
-        f"the same layers; by their intervals alone about {tests * (1 - LEVEL):.1f} would be if no localiser found anything."
+        f"the same layers; up to about {tests * (1 - LEVEL):.1f} would be by chance if no localiser found anything."
     )
 
 

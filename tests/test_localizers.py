@@ -27,7 +27,7 @@ from harness.topics import find_topics
 from plugins.culnig import score
 from plugins.culnig_items import stance_items
 from plugins.dose_figure import picture
-from plugins.dose_response import Dose, Responses, effects, noise_floor
+from plugins.dose_response import Dose, Responses, chance_band, effects, noise_floor
 from plugins.localizer_overlap import agreement, chance, chance_within, layers, spearman_within, stability, top_set
 from plugins.localizer_scores import NAMES, all_scores, some
 from plugins.localizer_sheet import Found, sentences
@@ -147,15 +147,29 @@ def found(own: float, randoms: tuple[float, float], floor: float = 0.0) -> dict[
 
 
 def test_an_effect_is_net_of_the_mean_of_its_random_sets():
-    row = found(0.4, (0.9, 0.7))
+    row = found(0.4, (0.81, 0.79))
     assert (row["change"], row["random"], row["net"]) == pytest.approx((-0.6, -0.2, -0.4))
-    assert (row["random_least"], row["random_most"]) == pytest.approx((-0.3, -0.1))
+    assert (row["random_least"], row["random_most"]) == pytest.approx((-0.21, -0.19))
     assert row["net_low"] < -0.4 < row["net_high"] and row["told apart"] == "yes"
 
 
+def test_the_chance_band_by_hand():
+    # Variance 0.02 with one degree of freedom: t(0.975, 1) = 12.706; twice as many groups, two degrees: 4.303.
+    assert chance_band([[0.7, 0.9]], 2) == pytest.approx(12.706 * (0.02 * 1.5) ** 0.5, rel=1e-4)
+    assert chance_band([[0.7, 0.9], [0.1, 0.3]], 2) == pytest.approx(4.3027 * (0.02 * 1.5) ** 0.5, rel=1e-4)
+    assert chance_band([[0.7], [0.1]], 1) == float("inf")
+
+
+def test_a_set_drawn_like_the_random_ones_is_rarely_beyond_the_band():
+    generator = np.random.default_rng(0)
+    draws = generator.normal(size=(4000, 4, 3))
+    beyond = [abs(d[0, 0] - d[0, 1:].mean()) > chance_band(d[:, 1:], 2) for d in draws]
+    assert np.mean(beyond) == pytest.approx(0.05, abs=0.012)
+
+
 @pytest.mark.parametrize(
-    ("own", "randoms", "floor"), [(0.4, (0.4, 0.4), 0), (0.4, (0.3, 0.9), 0), (0.4, (0.9, 0.7), 0.5)]
-)  # equal to the random sets, among them, below the noise floor
+    ("own", "randoms", "floor"), [(0.4, (0.4, 0.41), 0), (0.4, (0.7, 0.9), 0), (0.4, (0.80, 0.81), 0.5)]
+)  # equal to the random sets, those too far apart among themselves, below the noise floor
 def test_what_is_not_told_apart(own, randoms, floor):
     assert found(own, randoms, floor)["told apart"] == "no"
 
@@ -175,7 +189,7 @@ def test_the_floor_is_the_base_measured_again():
 
 def test_sentences_follow_the_figures():
     def said(own: float) -> list[str]:
-        runs = values(tuned=1.0, **dict(zip([d.label for d in DOSES], (own, 0.9, 0.7), strict=True)))
+        runs = values(tuned=1.0, **dict(zip([d.label for d in DOSES], (own, 0.81, 0.79), strict=True)))
         table = effects(Responses(runs), DOSES, "tuned", {DOSES[0]: 5}, {"a": 0.0})
         pair = {"size": torch.rand(2, 20), "x": torch.rand(2, 20)}
         shift = {"a": Estimate(own - 1, -0.1, 0.1, 8)}
@@ -189,7 +203,7 @@ def test_sentences_follow_the_figures():
 
 
 def test_the_figure_draws_at_both_widths():
-    table = pd.DataFrame([{"localizer": "x", "share": 0.1, "outcome": "a", **found(0.4, (0.9, 0.7))}])
+    table = pd.DataFrame([{"localizer": "x", "share": 0.1, "outcome": "a", **found(0.4, (0.81, 0.79))}])
     for width in (860, 350):
         assert len(picture(table)(width).axes) == 1
 
@@ -206,7 +220,7 @@ STUDY = {
     "shares": [0.2],
     "overlap_share": 0.2,
     "random_seeds": [0, 1],
-    "patch": {"shares": [0.2], "random_seeds": [0]},
+    "patch": {"shares": [0.2], "random_seeds": [0, 1]},
     "measure": {
         "tasks": ["political_stance_immigration_pairs", "neutral_text"],
         "limit": 2,
@@ -232,7 +246,7 @@ def test_the_study_runs_and_says_the_same_again(base, stance_cache, tmp_path):
         lease.release()
     assert sheet.sentences == again.sentences
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/manifest.json")} == before
-    assert len(before) == 2 + 3 + 2 * 3 + 1 + 2 * 2  # tune, scores; base twice, tuned; suppressed; none, patched
+    assert len(before) == 2 + 3 + 2 * 3 + 1 + 2 * 3  # tune, scores; base twice, tuned; suppressed; none, patched
     tables = {section.name: section.table for section in sheet.sections if section.table is not None}
     assert set(tables["suppressed"]["neurons"]) == {19}
     assert len(tables["agreement"]) == len(NAMES) * (len(NAMES) - 1) // 2
@@ -247,6 +261,7 @@ def test_the_study_runs_and_says_the_same_again(base, stance_cache, tmp_path):
         ({"tune": None}, "exactly one of `tune`"),
         ({"shares": [0.2, 0.2]}, "0.2 stands twice"),
         ({"shares": [2.0]}, r"shares holds 2.0"),
+        ({"random_seeds": [0]}, "random_seeds"),
     ],
 )
 def test_a_wrong_study_is_refused_before_anything_is_made(base, tmp_path, changes, match):

@@ -138,7 +138,9 @@ class _Study:
         folder.mkdir(parents=True, exist_ok=True)
         for dose, neurons in sets.items():
             path = folder / f"{dose.label}.safetensors"
-            neurons.save(path)
+            # Written once: a file of the same set is not the same bytes every time, and its hash is part of the run's spec.
+            if not path.is_file() or not torch.equal(Neurons.load(path).mask, neurons.mask):
+                neurons.save(path)
             self.measure(dose.label, replace(self.tuned, neurons=path, op=ZERO))
 
     def patch(self, sets: Mapping[str, Neurons]) -> dict[str, Path]:
