@@ -129,7 +129,7 @@ def test_tune_refuses_a_hold_of_another_model_and_a_control_without_a_hold(
     tiny.some_neurons(tiny.build("llama"), "mlp_act", made_in="other").save(neurons)
     arguments = ["tune", "--model", llama, "--data", str(pairs), "--out", str(tmp_path / "t")]
     refused(stance(*arguments, "--hold", str(neurons)), "found in a model with weights other")
-    refused(stance(*arguments, "--hold", str(neurons), "--share", "0"), "share is 0")
+    refused(stance(*arguments, "--hold", str(neurons), "--share", "0"), "share", "greater than 0, came 0")
     refused(stance(*arguments, "--control", "1"), "--hold")
     refused(stance(*arguments, "--hold", str(tmp_path / "none")), "no neuron file")
 

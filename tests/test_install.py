@@ -104,7 +104,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_stock_lm_eval_lists_every_topic_and_format(listing: list[list[str]]) -> None:
     ours = {*PACKAGED, "neutral"}
-    expected = {GROUP, *ours, *(f"{name}_{kind}" for name in ours for kind in ("pairs", "statements", "open"))}
+    expected = {
+        GROUP,
+        "neutral_text",
+        *ours,
+        *(f"{name}_{kind}" for name in ours for kind in ("pairs", "statements", "open")),
+    }
     assert set(listing[0]) == expected
     assert set(listing[1]) == PACKAGED
 
