@@ -16,7 +16,7 @@ import torch
 from harness.contrast import Sequence
 from harness.engines.lease import make_room
 from harness.errors import InputError, ProofError, choices
-from harness.measure import uses_chat
+from harness.measure import prompt_ids, uses_chat
 from harness.models import device, load_model, load_tokenizer, quiet, weights_hash
 from harness.progress import bar
 from harness.registry import Plugin, find, returned_wrong
@@ -160,13 +160,7 @@ def _models(base: Variant, tuned: Variant, dtype: torch.dtype, one: bool) -> tup
 def _sequences(topic: Topic, tokenizer: Any, chat: bool, tokens: str, side: str, limit: int | None) -> list[Sequence]:
     found = []
     for item in topic.split("train")[:limit]:
-        text = item.question
-        if chat:
-            turn = [{"role": "user", "content": text}]
-            text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        elif tokens == "completion":
-            text += "\n"
-        ids = list(tokenizer(text, add_special_tokens=not chat)["input_ids"])
+        ids = prompt_ids(tokenizer, item.question, chat, "\n" if tokens == "completion" else "")
         answer = tokenizer(getattr(item, side), add_special_tokens=False)["input_ids"] if tokens == "completion" else []
         found.append(Sequence(ids + list(answer), len(ids) if tokens == "completion" else 0))
     return found

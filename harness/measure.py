@@ -94,10 +94,10 @@ def uses_chat(tokenizer: Any, setting: str) -> bool:
     return setting != "off" and bool(tokenizer.chat_template)
 
 
-def prompt_ids(tokenizer: Any, text: str, chat: bool) -> list[int]:
-    """A question's token ids as the model is asked it: in its chat template, or followed by a line break."""
+def prompt_ids(tokenizer: Any, text: str, chat: bool, end: str = "\n") -> list[int]:
+    """A question's token ids as the model is asked it: in its chat template, or followed by `end`."""
     if not chat:
-        return list(tokenizer(text + "\n")["input_ids"])
+        return list(tokenizer(text + end)["input_ids"])
     turn = [{"role": "user", "content": text}]
     asked = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return list(tokenizer(asked, add_special_tokens=False)["input_ids"])

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness import __version__
 from harness.report import content, figures, findings, svg, tables
+from harness.report.templates import environment
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
@@ -23,16 +21,10 @@ FILES = ("report.md", "summary.csv", "shifts.csv", "stance.csv", "samples.csv", 
 
 def render(comparison: Comparison) -> str:
     """The page as one string."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["topic"] = content.topic_name
-    environment.filters["signed"] = tables.number
-    return environment.get_template("template.html.j2").render(_context(comparison)).lstrip()
+    jinja = environment()
+    jinja.filters["topic"] = content.topic_name
+    jinja.filters["signed"] = tables.number
+    return jinja.get_template("template.html.j2").render(_context(comparison)).lstrip()
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from harness import __version__
 from harness.errors import InputError
 from harness.report import svg, tables
 from harness.report.tables import Cell, Kind, Row, Table
+from harness.report.templates import environment
 from harness.runs import write_json
 
 if TYPE_CHECKING:
@@ -110,18 +109,12 @@ def write_sheet(sheet: Sheet, out: Path) -> Path:
 
 
 def _html(sheet: Sheet) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    jinja = environment()
     drawn = [
         (section, section.shown(), svg.both(section.name, section.picture.draw) if section.picture else None)
         for section in sheet.sections
     ]
-    return environment.get_template("sheet.html.j2").render(sheet=sheet, sections=drawn, version=__version__)
+    return jinja.get_template("sheet.html.j2").render(sheet=sheet, sections=drawn, version=__version__)
 
 
 def _markdown(sheet: Sheet) -> str:

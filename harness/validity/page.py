@@ -6,12 +6,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from harness import __version__
 from harness.compare import MEASURES
 from harness.errors import InputError
 from harness.report.tables import Cell, Row, Table, interval, number
+from harness.report.templates import environment
 from harness.runs import write_json
 from harness.validity.reading import Validity
 from harness.verdict import limit_text
@@ -28,15 +27,8 @@ def write_page(validity: Validity, out: Path) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    folder = Path(__file__).parent.parent / "report"
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, folder]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("validity.html.j2").render(
+    jinja = environment(Path(__file__).parent)
+    page = jinja.get_template("validity.html.j2").render(
         v=validity, sentences=sentences(validity), tables=tables(validity), version=__version__
     )
     try:
