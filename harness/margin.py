@@ -28,6 +28,8 @@ from harness.measure import prompt_ids, uses_chat
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ROUNDING = 1e-5  # nats per token; one model's margins in float32 differ by less from run to run
+
 
 class MarginSettings(BaseModel):
     """How strongly, and on how many pairs a step."""
@@ -63,10 +65,8 @@ class MarginAnchor:
         chat = uses_chat(tokenizer, "auto")
         self._pad = int(tokenizer.pad_token_id)
         self._sequences = [_sequences(tokenizer, *pair, chat) for pair in held.pairs]
-        size, everything = held.settings.batch_size, range(len(held.pairs))
-        with torch.no_grad():
-            parts = [self.margins(base, everything[n : n + size], autocast) for n in everything[::size]]
-        self.base = torch.cat(parts)
+        self._autocast = autocast
+        self.base = self._all(base)
         self._generator = torch.Generator().manual_seed(seed)
         self._order: list[int] = []
 
@@ -92,18 +92,23 @@ class MarginAnchor:
         self.measured.append(float(squared.detach()))
         return self.settings.weight * squared
 
-    @torch.no_grad()
     def prove(self, trained: Any) -> dict[str, Any]:
-        """How far the margins moved at every step, and in the trained model, for the manifest.
+        """How far the margins moved at every step, and all of them in the trained model, for the manifest.
 
         Raises:
-            ProofError: the trained model has the base's margins.
+            ProofError: the trained model has the base's margins, but for rounding.
         """
-        self.loss(trained.eval())
-        if not self.measured[-1]:
+        moved = self._all(trained.eval()) - self.base
+        if float(moved.abs().max()) < ROUNDING:
             raise ProofError("The trained model's margins are the base's: training changed nothing that could be held.")
-        kept = [round(value, 6) for value in self.measured]
+        kept = [round(value, 6) for value in (*self.measured, float((moved**2).mean()))]
         return {**self.settings.model_dump(), "pairs": len(self._sequences), "squared_change": kept}
+
+    @torch.no_grad()
+    def _all(self, model: Any) -> Float[Tensor, " b"]:
+        """Every margin, in the same batches each time: in other batches one model's margins differ by rounding."""
+        size, everything = self.settings.batch_size, range(len(self._sequences))
+        return torch.cat([self.margins(model, everything[n : n + size], self._autocast) for n in everything[::size]])
 
     def _next(self) -> list[int]:
         while len(self._order) < self.settings.batch_size:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from harness.lmeval.roots import packaged_root, task_manager
+from harness.lmeval.roots import all_roots, packaged_root, task_manager
 from harness.topics import GROUP, LM_EVAL_CLASS, find_topics
 from harness.topics.new import TEMPLATE
 
@@ -158,6 +158,7 @@ def test_two_files_of_one_topic_are_refused(tmp_path: Path) -> None:
     write_topic(tmp_path / "mine", "race")
     with pytest.raises(InputError, match="'race' stands in two files"):
         task_manager([tmp_path / "mine"])
+    assert tmp_path / "mine" not in all_roots()
 
 
 def test_tasks_path_prints_the_packaged_folder(tmp_path: Path) -> None:

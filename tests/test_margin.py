@@ -55,7 +55,8 @@ def test_the_order_of_answers_and_of_pairs_does_not_matter(tiny):
 def test_the_base_itself_moves_no_margin_and_proves_nothing(tiny):
     held = anchor(tiny("llama"), batch_size=3)
     with pytest.raises(ProofError, match="margins are the base's"):
-        held.prove(tiny("llama"))
+        held.prove(copy.deepcopy(tiny("llama")))
+    assert held.prove(t.with_other_mlps(tiny("llama")))["squared_change"][-1] > 1e-6
     with pytest.raises(InputError, match="no pairs"):
         anchor(tiny("llama"), [])
 

@@ -65,8 +65,9 @@ def task_manager(
     """
     from lm_eval.tasks import TaskManager
 
-    _given[:] = folders or []
-    all_topics(all_roots())
+    given = folders or []
+    all_topics([*standing_roots(), *given])
+    _given[:] = given
     roots: list[str | Path] = list(all_roots())
     metadata: dict[str, Any] = {"judge": judge, "axes": axes}
     manager = TaskManager(include_defaults=False, include_path=roots, metadata=metadata)
