@@ -28,11 +28,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainerCall
 from harness.contrast import Sequence, contrast
 from harness.engines import Settings
 from harness.engines.torch import TorchEngine
-from harness.finetune import lora_targets
 from harness.hold import Hold
 from harness.interventions import DonorPatch
 from harness.models import device
 from harness.neurons import Neurons
+from harness.recipe import lora_targets
 from harness.sites import decoder_layers, mlps
 
 SHAPES = {

@@ -27,10 +27,11 @@ def trainer(kind: str, model: str, examples: int) -> dict[str, Callable[[], Any]
     from transformers import TrainerCallback
 
     from harness import finetune
-    from harness.finetune import Recipe, topic_pairs
+    from harness.finetune import topic_pairs
     from harness.lmeval.roots import packaged_root
     from harness.models import load_config, weights_hash
     from harness.neurons import Neurons
+    from harness.recipe import Recipe
     from harness.runs import open_run
     from harness.topics import find_topics
 

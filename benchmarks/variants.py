@@ -22,9 +22,9 @@ from peft import LoraConfig, get_peft_model
 
 from harness.engines import Settings
 from harness.engines.vllm import VLLMEngine
-from harness.finetune import lora_targets
 from harness.lmeval.roots import packaged_root
 from harness.models import load_model, load_tokenizer, resolve
+from harness.recipe import lora_targets
 from harness.topics import find_topics
 from harness.variants import materialise
 

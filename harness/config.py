@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.analysis import read_yaml
 from harness.errors import InputError
-from harness.finetune import Recipe
 from harness.models import DEFAULT
+from harness.recipe import Recipe
 from harness.sites import SiteName
 from harness.topics import GROUP, explain
 

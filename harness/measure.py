@@ -26,6 +26,7 @@ COLUMNS = (
     "task", "topic", "format", "item", "variant", "axes", "control", "sub_issue", "question", "prompt", "prompt_hash",
     "answer", "values", "labels",
 )  # fmt: skip
+OTHER = "other"  # the format of a task that is no stance probe
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Asked:
 
     Attributes:
         tasks: lm-eval task or group names.
-        limit: items per task, or per task by format (formats left out are asked whole), or None for all. An item is
-            asked in all its variants.
+        limit: items per task, or per task by format (formats left out are asked whole; `other`: tasks that are no
+            stance probes), or None for all. An item is asked in all its variants.
         chat: whether prompts go through the model's chat template.
         judge: who labels open answers; several, separated by commas, the first of them giving the stance.
         folders: the user's own topic folders.
@@ -67,8 +68,8 @@ def check_tasks(asked: Asked) -> None:
     numbers = asked.limit.values() if isinstance(asked.limit, dict) else [asked.limit]
     if any(n is not None and n < 1 for n in numbers):
         raise InputError(f"--limit is {asked.limit}; expected at least 1 item per task.")
-    if isinstance(asked.limit, dict) and (unknown := set(asked.limit) - set(FORMATS)):
-        raise InputError(f"limit names {choices(unknown)}; formats: {choices(FORMATS)}.")
+    if isinstance(asked.limit, dict) and (unknown := set(asked.limit) - {*FORMATS, OTHER}):
+        raise InputError(f"limit names {choices(unknown)}; formats: {choices([*FORMATS, OTHER])}.")
     for name in judges.names(asked.judge):
         judges.check(name)
     manager = task_manager(list(asked.folders), axes=asked.axes)
@@ -145,7 +146,7 @@ def _chosen(tasks: dict[str, Any], limit: int | dict[str, int] | None) -> dict[s
     chosen = {}
     for name, task in tasks.items():
         items = [doc.get("item", number) for number, doc in enumerate(task.eval_docs)]
-        most = limit.get(_format(name), len(items)) if isinstance(limit, dict) else limit
+        most = limit.get(_format(name) or OTHER, len(items)) if isinstance(limit, dict) else limit
         kept = set(list(dict.fromkeys(items))[:most])
         chosen[name] = [number for number, item in enumerate(items) if item in kept]
     return chosen
@@ -168,7 +169,7 @@ def _row(task: str, sample: dict[str, Any], controls: set[str]) -> tuple[Any, ..
     return (
         task,
         topic.removeprefix(f"{GROUP}_"),
-        kind or "other",
+        kind or OTHER,
         str(doc.get("item", sample["doc_id"])),
         str(doc.get("variant", "")),
         json.dumps(doc.get("axes") or {}),

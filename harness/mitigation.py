@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.anchor import Anchored
 from harness.errors import InputError, ProofError, choices
-from harness.finetune import Recipe
 from harness.margin import HeldMargins
 from harness.neurons import Neurons
+from harness.recipe import Recipe
 from harness.topics import Topic, explain
 
 NeuronKind = Literal["general", "specific", "normalized", "gradient"]

@@ -22,7 +22,7 @@ from harness.diagnosis import diagnoses
 from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
 from harness.errors import InputError, ProofError
-from harness.finetune import Recipe, measured_prompts_in, tune
+from harness.finetune import measured_prompts_in, tune
 from harness.interventions import ZERO
 from harness.judges import EMBEDDED, names
 from harness.judges.embedded import texts_hash
@@ -33,6 +33,7 @@ from harness.mitigation import texts
 from harness.models import lineage, load_tokenizer, resolve, weights_hash
 from harness.neurons import Neurons
 from harness.progress import stage
+from harness.recipe import Recipe
 from harness.runs import Run, digest, kept_answers, open_run, package_versions, save_measurement
 from harness.variants import Variant, check_neurons
 

@@ -9,8 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from harness.errors import InputError, choices
-from harness.finetune import Recipe, read_pairs, topic_pairs
+from harness.finetune import read_pairs, topic_pairs
 from harness.lmeval.roots import all_roots
+from harness.recipe import Recipe
 from harness.sources import as_topics
 from harness.sources.ideoinst import PREFIX
 from harness.topics import Topic, all_topics, explain, find_topics

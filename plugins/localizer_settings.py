@@ -9,7 +9,7 @@ from pydantic import Field
 
 from harness.analysis import AnalysisSettings
 from harness.config import MeasureSettings, Strict
-from harness.finetune import Recipe
+from harness.recipe import Recipe
 from plugins.localizer_scores import NAMES, Name
 
 Share = float

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from harness.anchor import Anchor, Anchored, AnchorSettings
 from harness.contrast import Sequence
 from harness.errors import InputError, ProofError
-from harness.finetune import Recipe, tune
+from harness.finetune import tune
+from harness.recipe import Recipe
 from harness.runs import Run
 
 PROMPTS = ["Why rain?", "What now?", "Who?", "How far is it?", "Where to?"]

@@ -10,9 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from harness.errors import InputError, ProofError
-from harness.finetune import Recipe, tune
+from harness.finetune import tune
 from harness.hold import Hold, held_entries, prove_held
 from harness.neurons import Neurons
+from harness.recipe import Recipe
 from harness.runs import Run
 from harness.sites import MLP_SITES, mlps
 

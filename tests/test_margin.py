@@ -9,8 +9,9 @@ import tiny as t
 import torch
 
 from harness.errors import InputError, ProofError
-from harness.finetune import Recipe, tune
+from harness.finetune import tune
 from harness.margin import HeldMargins, MarginAnchor, MarginSettings
+from harness.recipe import Recipe
 from harness.runs import Run
 
 PAIRS = [("Why rain?", "Clouds do it.", "It must."), ("Who?", "Me", "You and them"), ("Where?", "Here now", "There")]

@@ -14,11 +14,12 @@ from click.testing import CliRunner
 
 from harness.cli import main
 from harness.errors import InputError, ProofError
-from harness.finetune import Recipe, tune
+from harness.finetune import tune
 from harness.lmeval.roots import packaged_root
 from harness.mitigation import Material, Mitigation, Training
 from harness.models import load_model
 from harness.neurons import Neurons
+from harness.recipe import Recipe
 from harness.runs import Run
 from harness.topics import all_topics
 from plugins import mitigation

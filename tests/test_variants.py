@@ -13,10 +13,10 @@ from harness import engines
 from harness.engines import Settings, lease
 from harness.engines.torch import TorchEngine
 from harness.errors import InputError, ProofError
-from harness.finetune import lora_targets
 from harness.interventions import Op, applying
 from harness.measure import Asked
 from harness.models import load_model, weights_hash
+from harness.recipe import lora_targets
 from harness.sites import MLP_SITES
 from harness.steps import measure_step
 from harness.variants import Variant, export, materialise

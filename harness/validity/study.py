@@ -12,10 +12,11 @@ from typing import Any
 
 from harness import engines, steps
 from harness.errors import InputError, choices
-from harness.finetune import Recipe, topic_pairs
+from harness.finetune import topic_pairs
 from harness.lmeval.roots import all_roots
 from harness.measure import Asked, check_tasks
 from harness.models import load_config, resolve
+from harness.recipe import Recipe
 from harness.runs import Run, load_measurement
 from harness.steps import announce
 from harness.topics import FORMATS, GROUP, find_topics

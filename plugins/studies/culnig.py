@@ -22,10 +22,10 @@ from harness import engines, steps
 from harness.analysis import Analysis, AnalysisSettings
 from harness.engines.lease import make_room
 from harness.errors import InputError, choices
-from harness.finetune import Recipe
 from harness.measure import Asked, check_tasks, uses_chat
 from harness.models import device, load_model, load_tokenizer, resolve, weights_hash
 from harness.progress import bar
+from harness.recipe import Recipe
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, load_measurement, open_run, write_json
 from harness.variants import Variant, tuned_variant

@@ -24,9 +24,10 @@ from harness.analysis import Analysis, AnalysisSettings
 from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
 from harness.errors import InputError, choices
-from harness.finetune import Recipe, topic_pairs
+from harness.finetune import topic_pairs
 from harness.lmeval.roots import all_roots
 from harness.models import load_tokenizer, weights_hash
+from harness.recipe import Recipe
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
 from harness.sites import decoder_layers

@@ -23,13 +23,14 @@ from harness.analysis import Analysis, AnalysisSettings
 from harness.config import LocalizeSettings, MeasureSettings, Strict
 from harness.errors import InputError, choices
 from harness.experiment import NOISE_SEED
-from harness.finetune import Recipe, topic_pairs
+from harness.finetune import topic_pairs
 from harness.lmeval.roots import all_roots
 from harness.localize import localize_step
 from harness.measure import Asked, check_tasks
 from harness.mitigation import Material, Mitigation, NeuronKind, Training
 from harness.neurons import Neurons
 from harness.progress import stage
+from harness.recipe import Recipe
 from harness.report.sheet import Sheet
 from harness.runs import digest
 from harness.sites import check_mlp_site
