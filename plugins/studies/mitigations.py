@@ -10,9 +10,11 @@ spill-over is counted on the topics that no training of the cell saw. plugins/st
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +31,9 @@ from harness.localize import localize_step
 from harness.measure import Asked, check_tasks
 from harness.mitigation import Material, Mitigation, NeuronKind, Training
 from harness.neurons import Neurons
-from harness.progress import stage
 from harness.recipe import Recipe
 from harness.report.sheet import Sheet
-from harness.runs import digest
+from harness.runs import Run, digest
 from harness.sites import check_mlp_site
 from harness.topics import Topic, all_topics
 from harness.training_data import measured_questions
@@ -83,6 +84,10 @@ class _Study:
     out: Path
     topics: dict[str, Topic]
     candidates: dict[str, Mitigation]
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def step(self, name: str, work: Callable[[], Run]) -> Path:
+        return steps.announce(next(self.numbers), name, work).path
 
     @property
     def asked(self) -> Asked:
@@ -93,9 +98,11 @@ class _Study:
         m = self.settings.measure
         about = {"label": label, "reference": None if label == "base" else "base"}
         served = engines.Settings(dtype=m.dtype, max_length=m.max_length, adapters=m.adapters)
-        with stage(label):
-            chat, asked = m.chat_template, asked or self.asked
-            return steps.measure_step(folder, variant, asked, chat, m.engine, served, about).path
+        name = label if folder.parent == self.out else f"{folder.parent.name} measure {label}"
+        return self.step(
+            name,
+            lambda: steps.measure_step(folder, variant, asked or self.asked, m.chat_template, m.engine, served, about),
+        )
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,9 @@ class _CellRun:
         model = self.study.settings.model
         measured = measured_questions(self.study.settings.measure.topics_dir)
         about = {"on_topic": self.cell.topic, "side": self.cell.side, "mitigation": label}
-        with stage(f"{self.cell} {label}"):
-            run = steps.tune_step(
+        path = self.study.step(
+            f"{self.cell} tune {label}",
+            lambda: steps.tune_step(
                 self.out / f"tune-{slug(label)}",
                 model,
                 training.pairs,
@@ -130,8 +138,13 @@ class _CellRun:
                 measured,
                 about=about,
                 anchored=training.anchored,
-            )
-        return tuned_variant(model, run.path)
+            ),
+        )
+        return tuned_variant(model, path)
+
+    @cached_property
+    def tuned_plainly(self) -> Variant:
+        return self.tuned(PLAIN, self.plain)
 
     def neurons(self, kind: NeuronKind) -> Neurons:
         """Neurons found in the plain fine-tune, or by gradients in the base."""
@@ -147,7 +160,7 @@ class _CellRun:
         return localize_step(
             self.out / f"localize{'-normalized' if normalized else ''}",
             Variant(study.settings.model),
-            self.tuned(PLAIN, self.plain),
+            self.tuned_plainly,
             topics,
             site=where.site,
             tokens=where.tokens,
@@ -170,7 +183,7 @@ class _CellRun:
 
     def run(self) -> dict[str, Path]:
         """Tune all, then measure all, so that one engine serves the cell's variants; label -> measurement."""
-        settings, made = self.study.settings, {PLAIN: self.tuned(PLAIN, self.plain)}
+        settings, made = self.study.settings, {PLAIN: self.tuned_plainly}
         material = Material(self.cell.seed, self.study.topics, tuple(settings.seen[self.cell.topic]), self.neurons)
         for candidate in settings.mitigations:
             if any(fnmatch(str(self.cell), pattern) for pattern in candidate.cells):
