@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from safetensors import safe_open
 
 from harness.errors import InputError, ProofError
 from harness.interventions import ZERO, Op
-from harness.models import cache_folder, lineage, load_config, load_model, load_tokenizer, resolve, weights_hash
+from harness.models import lineage, load_config, load_model, resolve, weights_hash
 from harness.neurons import Neurons
-from harness.runs import digest, file_hash, write_json
+from harness.runs import digest, file_hash
 from harness.sites import check_mlp_site, mlps, width, width_by_config
+from harness.weights_cache import made_once
 
 
 def check_adapter(adapter: Path, folder: str) -> dict[str, Any]:
@@ -70,19 +70,14 @@ def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None
         "site": None if neurons is None else neurons.site,
         "factor": None if neurons is None else op.scale,
     }
-    target = cache_folder() / "variants" / digest(key)[:24]
-    if (target / "manifest.json").is_file():
-        return str(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
-        _write(scratch, folder, adapter, neurons, op, key)
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.replace(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return str(target)
+
+    def make() -> tuple[Any, dict[str, float] | None]:
+        changed = load_model(folder)
+        if adapter is not None:
+            changed = _merged(changed, adapter)
+        return changed, None if neurons is None else _scale(changed, neurons, op, lineage(folder))
+
+    return made_once(key, folder, lineage(folder), make)
 
 
 def export(out: Path, model: str, adapter: Path | None, neurons: Neurons | None, op: Op | None) -> dict[str, Any]:
@@ -98,17 +93,6 @@ def export(out: Path, model: str, adapter: Path | None, neurons: Neurons | None,
         raise InputError(f"{out} is not empty. Nothing is overwritten: give another --out, or remove the folder.")
     shutil.copytree(materialise(model, adapter, neurons, op), out, dirs_exist_ok=True)
     return json.loads((out / "manifest.json").read_text(encoding="utf-8"))
-
-
-def _write(out: Path, folder: str, adapter: Path | None, neurons: Neurons | None, op: Op, key: dict[str, Any]) -> None:
-    parents = lineage(folder)
-    changed = load_model(folder)
-    if adapter is not None:
-        changed = _merged(changed, adapter)
-    effect = None if neurons is None else _scale(changed, neurons, op, parents)
-    changed.save_pretrained(out)
-    load_tokenizer(folder).save_pretrained(out)
-    write_json(out / "manifest.json", {"kind": "variant", "spec": key, "effect": effect, "lineage": parents})
 
 
 def check_bakeable(neurons: Neurons, op: Op) -> None:

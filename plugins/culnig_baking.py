@@ -11,12 +11,9 @@ a norm follows the projection (Qwen 3, Gemma 3).
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,10 +22,11 @@ from torch import Tensor
 
 from harness.errors import InputError, ProofError
 from harness.interventions import Effect
-from harness.models import cache_folder, lineage, load_model, load_tokenizer, weights_hash
+from harness.models import lineage, load_model, weights_hash
 from harness.projections import Part, projection_parts
-from harness.runs import digest, write_json
+from harness.runs import digest
 from harness.sites import Projection
+from harness.weights_cache import made_once
 from plugins.culnig import Masks
 from plugins.culnig_sets import members, size
 
@@ -120,21 +118,9 @@ def baked(folder: str, masks: Masks, factor: float) -> str:
         ProofError: no weight changed.
     """
     key = {"model": weights_hash(folder), "projections": digest(members(masks)), "factor": factor}
-    target = cache_folder() / "variants" / digest(key)[:24]
-    if (target / "manifest.json").is_file():
-        return str(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
+
+    def make() -> tuple[Any, dict[str, Any]]:
         model = load_model(folder)
-        effect = bake(model, masks, factor)
-        model.save_pretrained(scratch)
-        load_tokenizer(folder).save_pretrained(scratch)
-        write_json(
-            scratch / "manifest.json", {"kind": "variant", "spec": key, "effect": effect, "lineage": lineage(folder)}
-        )
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.replace(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return str(target)
+        return model, bake(model, masks, factor)
+
+    return made_once(key, folder, lineage(folder), make)

@@ -14,18 +14,15 @@ Does nothing new where donor and recipient agree on all that is taken over: that
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from harness.errors import ProofError
-from harness.models import cache_folder, lineage, load_model, load_tokenizer, resolve, weights_hash
-from harness.runs import digest, write_json
+from harness.models import lineage, load_model, resolve, weights_hash
 from harness.sites import decoder_layers
+from harness.weights_cache import made_once
 from plugins.layer_patching_hooks import check_layers, check_pair
 
 if TYPE_CHECKING:
@@ -71,24 +68,12 @@ def stitched(donor: str, recipient: str, layer: int) -> str:
     """
     given, own = resolve(donor), resolve(recipient)
     key = {"donor": weights_hash(given), "recipient": weights_hash(own), "stitched_after": layer}
-    target = cache_folder() / "variants" / digest(key)[:24]
-    if (target / "manifest.json").is_file():
-        return str(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
+
+    def make() -> tuple[Any, dict[str, int]]:
         model: Any = load_model(own)
-        effect = stitch(load_model(given), model, layer)
-        model.save_pretrained(scratch)
-        load_tokenizer(own).save_pretrained(scratch)
-        parents = list(dict.fromkeys([*lineage(own), *lineage(given)]))
-        write_json(scratch / "manifest.json", {"kind": "variant", "spec": key, "effect": effect, "lineage": parents})
-        if target.exists():
-            shutil.rmtree(target)
-        scratch.replace(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return str(target)
+        return model, stitch(load_model(given), model, layer)
+
+    return made_once(key, own, list(dict.fromkeys([*lineage(own), *lineage(given)])), make)
 
 
 def _embeddings(model: PreTrainedModel) -> list[tuple[str, nn.Embedding]]:
