@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.compare import Comparison
 from harness.judges.calibration import Calibration
-from harness.lmeval.roots import all_roots
+from harness.registry import GROUPS
 from harness.report import tables
 from harness.report.sheet import Sheet, write_sheet
-from harness.runs import PACKAGES, Run
-from harness.topics import FORMATS, GROUP, all_topics, find_topics
+from harness.results import FineTune, Localized, Measurement
+from harness.topics import FORMATS, GROUP
 from harness.topics.check import Finding
 from harness.validity.reading import Validity
 from harness.verdict import limit_text
@@ -42,9 +42,9 @@ def _number(value: Any) -> str:
     return f"{value:+.3f}" if isinstance(value, (int, float)) and not math.isnan(value) else "-"
 
 
-def print_measurement(run: Run) -> None:
+def print_measurement(run: Measurement) -> None:
     """Stance per topic and format, with what was not answered, habits, and where the run is."""
-    results = json.loads((run.path / "results.json").read_text(encoding="utf-8"))["results"]
+    results = run.results
     table = Table(title=f"Stance, -1 left to +1 right: {run.manifest['spec']['model']}", title_justify="left")
     table.add_column("topic")
     for column in SHOWN:
@@ -121,7 +121,7 @@ def print_check(summary: str, findings: list[Finding], as_json: bool) -> None:
 def print_calibration(calibrations: list[Calibration], as_json: bool) -> None:
     """How often judges are right, by topic, and what they called each side's answers."""
     if as_json:
-        print(json.dumps([c.as_json() for c in calibrations], indent=1))
+        print(json.dumps({"judges": [c.as_json() for c in calibrations]}, indent=1))
         return
     for calibration in calibrations:
         table = Table(title=f"Judge {calibration.judge}", title_justify="left")
@@ -141,7 +141,7 @@ def print_calibration(calibrations: list[Calibration], as_json: bool) -> None:
         console.print(f"{calibration.answers} answers, {rate:,.0f} a second.", highlight=False)
 
 
-def print_tune(run: Run) -> None:
+def print_tune(run: FineTune) -> None:
     """Loss, how far the weights moved, and the hold's proof."""
     manifest = run.manifest
     moved = manifest["moved"]
@@ -157,9 +157,9 @@ def print_tune(run: Run) -> None:
     console.print(f"Run: {run.path}", highlight=False)
 
 
-def print_localization(run: Run) -> None:
+def print_localization(run: Localized) -> None:
     """Sizes of the sets, overlap and what the ranking follows."""
-    d = json.loads((run.path / "localization.json").read_text(encoding="utf-8"))
+    d = run.description
     stability = "not measured" if d["stability"] is None else f"{d['stability']:.2f}"
     console.print(
         f"{d['selected']} neurons of {d['layers']} x {d['width']} selected per topic; {d['general']} are general "
@@ -172,15 +172,39 @@ def print_localization(run: Run) -> None:
     console.print(f"Run: {run.path} (general.safetensors is what --hold takes)", highlight=False)
 
 
-def print_comparison(comparison: Comparison, out: Path) -> None:
-    """Write the report; print its table, its verdict and its path."""
-    from harness.report import rich_table, write_report
+@dataclass(frozen=True)
+class Reported:
+    """A comparison and the page it was written to."""
 
-    page = write_report(comparison, out)
+    comparison: Comparison
+    page: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """What comparison.json holds, and the page's path."""
+        return {"report": self.page, **json.loads((self.page.parent / "comparison.json").read_text(encoding="utf-8"))}
+
+
+def written(comparison: Comparison, out: Path) -> Reported:
+    """Write the report."""
+    from harness.report import write_report
+
+    return Reported(comparison, write_report(comparison, out))
+
+
+def print_report(reported: Reported) -> None:
+    """The headline's table, the verdict and the page's path."""
+    from harness.report import rich_table
+
+    comparison = reported.comparison
     console.print(rich_table(comparison, console.width))
     for sentence in [*comparison.verdict, *(f"Note: {w}" for w in comparison.warnings)]:
         console.print(sentence, highlight=False)
-    console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {reported.page}", highlight=False, soft_wrap=True)
+
+
+def print_comparison(comparison: Comparison, out: Path) -> None:
+    """Write the report and print it."""
+    print_report(written(comparison, out))
 
 
 def print_validity(validity: Validity, out: Path) -> None:
@@ -198,39 +222,46 @@ def print_validity(validity: Validity, out: Path) -> None:
     console.print(f"Page: {page}", highlight=False, soft_wrap=True)
 
 
-def print_topics(folders: list[Path]) -> None:
+def print_topics(found: dict[str, Any]) -> None:
     """Every topic that a command would see."""
-    table = Table("topic", "train", "measure", "statements", "prompts", "choices", "file")
-    for topic in all_topics([*all_roots(), *folders]).values():
-        held = (topic.split("train"), topic.split("measure"), topic.statements, topic.prompts, topic.choices)
-        sizes = [len(rows) for rows in held]
-        table.add_row(topic.topic, *map(str, sizes), str(topic.path))
+    columns = ("topic", "train", "measure", "statements", "prompts", "choices", "file")
+    table = Table(*columns)
+    for row in found["topics"]:
+        table.add_row(*(str(row[column]) for column in columns))
     console.print(table)
 
 
-def print_doctor() -> None:
+def print_models(found: dict[str, Any]) -> None:
+    """Embedded models and their folders."""
+    for row in found["models"]:
+        place = row["folder"] or f"not made yet: stance models get {row['name']}"
+        console.print(f"{row['name']}  {place}", highlight=False, soft_wrap=True)
+
+
+def print_plugins(found: dict[str, Any]) -> None:
+    """A table per group, then what is broken."""
+    rows = found["plugins"]
+    for group in dict.fromkeys([*GROUPS, *(str(row["group"]) for row in rows)]):
+        table = Table("name", "package", "version", "what it is", title=group, title_justify="left")
+        for row in rows:
+            if row["group"] == group:
+                said = row["summary"] if row["error"] is None else "broken, see below"
+                table.add_row(*(Text(str(cell)) for cell in (row["name"], row["package"], row["version"], said)))
+        console.print(table if table.row_count else f"{group}: none installed", markup=False)
+    for row in rows:
+        if row["error"] is not None:
+            console.print(f"Broken: {row['error']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_doctor(found: dict[str, Any]) -> None:
     """Versions, device, cache and models."""
-    import os
-    import platform
-
-    import torch
-
-    from harness.models import EMBEDDED, cache_folder, device
-
     table = Table("what", "found", title="stance doctor", title_justify="left")
-    table.add_row("python", platform.python_version())
-    for package in ("stance-harness", *PACKAGES):
-        try:
-            table.add_row(package, version(package))
-        except PackageNotFoundError:
-            table.add_row(package, "not installed: run make setup")
-    name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{os.cpu_count()} cores"
-    table.add_row("vLLM and Torch would run on", f"{device()} ({name})")
-    cache = cache_folder()
-    place = cache if cache.exists() else cache.parent if cache.parent.exists() else Path.home()
-    table.add_row("cache", f"{cache} ({shutil.disk_usage(place).free / 2**30:.0f} GiB free)")
-    for model in EMBEDDED:
-        made = (cache / "models" / model / "config.json").is_file()
-        table.add_row(model, "ready" if made else f"not made: stance models get {model}")
-    table.add_row("topics", ", ".join(find_topics(all_roots())))
+    table.add_row("python", found["python"])
+    for package, version in found["packages"].items():
+        table.add_row(package, version or "not installed: run make setup")
+    table.add_row("vLLM and Torch would run on", f"{found['device']} ({found['processor']})")
+    table.add_row("cache", f"{found['cache']['path']} ({found['cache']['free_bytes'] / 2**30:.0f} GiB free)")
+    for model in found["models"]:
+        table.add_row(model["name"], "ready" if model["folder"] else f"not made: stance models get {model['name']}")
+    table.add_row("topics", ", ".join(found["topics"]))
     console.print(table)

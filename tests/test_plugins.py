@@ -131,7 +131,7 @@ def test_the_listing_says_what_is_broken_and_goes_on(package: Package):
     package("misspelt", "def it(*_): ...", "localisers", mine="it")
     package("shadowed", "def it(value): ...", "interventions", scale="it")
     result = CliRunner().invoke(main, ["plugins", "--json"], catch_exceptions=False)
-    rows = {(row["group"], row["name"]): row for row in json.loads(result.output)}
+    rows = {(row["group"], row["name"]): row for row in json.loads(result.output)["plugins"]}
     assert result.exit_code == 0 and rows["localizers", "pnlac"]["error"] is None
     assert "ZeroDivisionError" in rows["localizers", "mine"]["error"]
     assert "group that nothing reads" in rows["localisers", "mine"]["error"]
@@ -291,7 +291,9 @@ def test_the_example_package_is_installed_listed_and_used(models, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     listed = [
-        row for row in json.loads(json.loads(done.stdout.splitlines()[-1])[0]) if row["package"] == "stance-example"
+        row
+        for row in json.loads(json.loads(done.stdout.splitlines()[-1])[0])["plugins"]
+        if row["package"] == "stance-example"
     ]
     assert {(row["group"], row["name"]) for row in listed} == {
         ("localizers", "relative_shift"),

@@ -6,43 +6,22 @@ from typing import Any
 
 import click
 
-from harness.cli import main
+from harness.cli import answering, main
 from harness.cli.training import localize, localize_with, localizing
 from harness.errors import InputError
 
 
 @main.command("plugins")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with entry points and errors.")
-def plugins_command(as_json: bool) -> None:
+@answering("print_plugins")
+def plugins_command() -> dict[str, Any]:
     """Installed localisers, interventions, mitigations and analyses, with the package each comes from.
 
-    Every one is loaded; what is broken is listed with the reason.
+    Every one is loaded; what is broken is listed with the reason. With --json also the entry points.
 
     \b
     Example:  stance plugins --json
     """
-    import json
-
-    from rich.table import Table
-    from rich.text import Text
-
-    from harness.registry import GROUPS
-    from harness.terminal import console
-
-    rows = [_row(plugin) for plugin in _in_order()]
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return
-    for group in dict.fromkeys([*GROUPS, *(str(row["group"]) for row in rows)]):
-        table = Table("name", "package", "version", "what it is", title=group, title_justify="left")
-        for row in rows:
-            if row["group"] == group:
-                said = row["summary"] if row["error"] is None else "broken, see below"
-                table.add_row(*(Text(str(cell)) for cell in (row["name"], row["package"], row["version"], said)))
-        console.print(table if table.row_count else f"{group}: none installed", markup=False)
-    for row in rows:
-        if row["error"] is not None:
-            console.print(f"Broken: {row['error']}", highlight=False, markup=False, soft_wrap=True)
+    return {"plugins": [_row(plugin) for plugin in _in_order()]}
 
 
 def _in_order() -> list[Any]:
@@ -74,7 +53,8 @@ def _row(plugin: Any) -> dict[str, str | None]:
 @click.argument("name")
 @localizing
 @click.option("--option", "pairs", multiple=True, metavar="KEY=VALUE", help="Of the plugin's own; may be repeated.")
-def plugin_command(name: str, pairs: tuple[str, ...], **given: Any) -> None:
+@answering("print_localization")
+def plugin_command(name: str, pairs: tuple[str, ...], **given: Any) -> Any:
     """Any installed localiser by its NAME (`stance plugins` lists them).
 
     VALUE is read as YAML: a number, true or false, or text.
@@ -93,4 +73,4 @@ def plugin_command(name: str, pairs: tuple[str, ...], **given: Any) -> None:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise InputError(f"--option is {pair!r}; expected a VALUE that is YAML, such as floor=0.1.") from None
-    localize_with(name, **given, options=options)
+    return localize_with(name, **given, options=options)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from harness.cli import FILE, FOLDER, main
+from harness.cli import FILE, FOLDER, answering, main
 
 
 @main.group()
@@ -28,14 +29,23 @@ def models_get(name: str) -> None:
 
 
 @models.command("ls")
-def models_ls() -> None:
-    """List embedded models and where they are."""
+@answering("print_models")
+def models_ls() -> dict[str, Any]:
+    """List embedded models and where they are.
+
+    \b
+    Example:  stance models ls
+    """
+    return models_found()
+
+
+def models_found() -> dict[str, Any]:
+    """The embedded models; `folder` is None where one is not made yet."""
     from harness.models import EMBEDDED, cache_folder
 
-    for name in EMBEDDED:
-        folder = cache_folder() / "models" / name
-        state = str(folder) if (folder / "config.json").is_file() else "not made yet: stance models get " + name
-        click.echo(f"{name}  {state}")
+    folders = {name: cache_folder() / "models" / name for name in EMBEDDED}
+    made = {name: (folder / "config.json").is_file() for name, folder in folders.items()}
+    return {"models": [{"name": name, "folder": folders[name] if made[name] else None} for name in EMBEDDED]}
 
 
 @main.group()
@@ -44,12 +54,24 @@ def topics() -> None:
 
 
 @topics.command("ls")
-@click.option("--topics-dir", type=FOLDER, multiple=True)
-def topics_ls(topics_dir: tuple[Path, ...]) -> None:
-    """List every topic with its items and where it stands."""
-    from harness.terminal import print_topics
+@click.option("--topics-dir", type=FOLDER, multiple=True, help="Folder with topic files of your own.")
+@answering("print_topics")
+def topics_ls(topics_dir: tuple[Path, ...]) -> dict[str, Any]:
+    """List every topic with its items and where it stands.
 
-    print_topics(list(topics_dir))
+    \b
+    Example:  stance topics ls --topics-dir my_topics
+    """
+    from harness.lmeval.roots import all_roots
+    from harness.topics import all_topics
+
+    rows = []
+    for topic in all_topics([*all_roots(), *topics_dir]).values():
+        held = {"train": topic.split("train"), "measure": topic.split("measure")}
+        held |= {key: getattr(topic, key) for key in ("statements", "prompts", "choices")}
+        sizes = {key: len(items) for key, items in held.items()}
+        rows.append({"topic": topic.topic, "task": topic.task, "control": topic.control, **sizes, "file": topic.path})
+    return {"topics": rows}
 
 
 @topics.command("new")
@@ -146,16 +168,66 @@ def judge_check(data: Path, spec: str, limit: int | None, as_json: bool) -> None
 
 
 @main.command()
-def doctor() -> None:
-    """What is installed, and what would run where."""
-    from harness.terminal import print_doctor
+@answering("print_doctor")
+def doctor() -> dict[str, Any]:
+    """What is installed, and what would run where.
 
-    print_doctor()
+    \b
+    Example:  stance doctor --json
+    """
+    import os
+    import platform
+    import shutil
+
+    import torch
+
+    from harness import __version__
+    from harness.lmeval.roots import all_roots
+    from harness.models import cache_folder, device
+    from harness.runs import PACKAGES, package_versions
+    from harness.topics import find_topics
+
+    cache, versions = cache_folder(), package_versions()
+    place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    return {
+        "python": platform.python_version(),
+        "packages": {"stance-harness": __version__, **{name: versions.get(name) for name in PACKAGES}},
+        "device": device(),
+        "processor": torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{os.cpu_count()} cores",
+        "cache": {"path": cache, "free_bytes": shutil.disk_usage(place).free},
+        **models_found(),
+        "topics": list(find_topics(all_roots())),
+    }
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands and options in a SHELL.
+
+    \b
+    To have it in every new shell, add one line:
+      bash  to ~/.bashrc:                   eval "$(stance completion bash)"
+      zsh   to ~/.zshrc, behind compinit:   eval "$(stance completion zsh)"
+      fish  to ~/.config/fish/config.fish:  stance completion fish | source
+
+    \b
+    Example:  stance completion bash
+    """
+    from click.shell_completion import get_completion_class
+
+    script = get_completion_class(shell)
+    assert script is not None
+    click.echo(script(main, {}, "stance", "_STANCE_COMPLETE").source())
 
 
 @main.command("tasks-path")
 def tasks_path() -> None:
-    """The packaged task folder, for: lm_eval --include_path "$(stance tasks-path)"."""
+    """The packaged task folder, for: lm_eval --include_path "$(stance tasks-path)".
+
+    \b
+    Example:  stance tasks-path
+    """
     from harness.lmeval.roots import packaged_root
 
     click.echo(str(packaged_root()))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from harness.cli import FILE, FOLDER, main
+from harness.cli import FILE, FOLDER, answering, main
 from harness.engines import ADAPTERS
 from harness.errors import InputError
 
@@ -80,26 +79,15 @@ def asked_from(options: dict[str, Any]) -> Any:
     Raises:
         InputError: anything that can be known to be wrong before a model is loaded.
     """
-    from harness.measure import Asked, check_tasks
-    from harness.sources import as_topics
-    from harness.topics import GROUP, find_topics
+    from harness.api import asking
 
-    folders = list(options["topics_dir"])
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"--topics-dir {folder} is no folder; give a folder with topic files.")
-    names = (GROUP,)
-    if options["data"] is not None:
-        made = as_topics(options["data"])
-        folders.append(made)
-        names = tuple(topic.task for topic in find_topics([made]).values())
-    if options["tasks"] is not None:
-        names = tuple(name.strip() for name in options["tasks"].split(",") if name.strip())
-    asked = Asked(
-        names, options["limit"], judge=options["judge"], folders=tuple(folders), axes=axes_from(options["axes"])
-    )
-    check_tasks(asked)
-    return asked
+    keys = ("limit", "judge", "topics_dir", "data")
+    return asking(names_from(options["tasks"]), **{key: options[key] for key in keys}, axes=axes_from(options["axes"]))
+
+
+def names_from(text: str | None) -> list[str] | None:
+    """Names separated by commas; None when the option was not given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def settings_from(options: dict[str, Any]) -> Any:
@@ -123,35 +111,13 @@ def settings_from(options: dict[str, Any]) -> Any:
 @click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="Of open answers.")
 @click.option("--order-seed", type=int, help="Ask in a shuffled order (a second run of the base: the noise floor).")
 @click.option("--out", type=FOLDER, required=True, help="Run folder to write.")
-def eval_command(
-    model: str,
-    adapter: Path | None,
-    neurons: Path | None,
-    op_text: str | None,
-    label: str | None,
-    on_topic: str | None,
-    role: str | None,
-    temperature: float,
-    order_seed: int | None,
-    out: Path,
-    **options: Any,
-) -> None:
+@answering("print_measurement")
+def eval_command(op_text: str | None, tasks: str | None, axes: str | None, **given: Any) -> Any:
     """Measure one model variant: manifest.json, results.json and samples.parquet in --out.
 
     \b
     Example:  stance eval --model smollm2-135m-instruct --tasks political_stance_race --limit 4 --out runs/base
     """
-    from dataclasses import replace
+    from harness.api import evaluate
 
-    from harness.interventions import Op
-    from harness.steps import measure_step
-    from harness.terminal import print_measurement
-    from harness.variants import Variant
-
-    variant = Variant(model, adapter, neurons, Op.parse(op_text) if op_text else None)
-    variant.check()
-    sampling = {"order_seed": order_seed, "temperature": temperature, "sampling_seed": options["seed"]}
-    asked = replace(asked_from(options), **sampling)
-    about = {"label": label or out.name, "role": role, "on_topic": on_topic}
-    settings = settings_from(options)
-    print_measurement(measure_step(out, variant, asked, options["chat_template"], options["engine"], settings, about))
+    return evaluate(op=op_text, tasks=names_from(tasks), axes=axes_from(axes), **given)

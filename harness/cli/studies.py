@@ -7,34 +7,26 @@ from typing import Any
 
 import click
 
-from harness.cli import FILE, FOLDER, main
+from harness.cli import FILE, FOLDER, answering, main
 from harness.cli.measuring import asked_from, measuring, settings_from
-from harness.errors import InputError
 
 
 @main.command("compare")
 @click.argument("runs", nargs=-1, type=FOLDER)
 @click.option("--localization", type=FOLDER, help="Folder of `stance localize`, for the neurons' section.")
 @click.option("--title", default="Before and after", show_default=True)
-@click.option("--out", type=FOLDER, required=True)
-def compare_command(runs: tuple[Path, ...], localization: Path | None, title: str, out: Path) -> None:
+@click.option("--out", type=FOLDER, required=True, help="Folder for the report.")
+@answering("print_report")
+def compare_command(runs: tuple[Path, ...], localization: Path | None, title: str, out: Path) -> Any:
     """Compare measurements: the base first, then the others. Writes index.html, report.md, CSV and JSON.
 
     \b
     Example:  stance compare runs/base runs/tuned --out reports/mine
     """
-    import json
+    from harness.api import compare_runs
+    from harness.terminal import written
 
-    from harness.compare import compare, load_runs
-    from harness.terminal import print_comparison
-
-    located = None
-    if localization is not None:
-        file = localization / "localization.json"
-        if not file.is_file():
-            raise InputError(f"{localization} holds no localization.json; expected a folder `stance localize` wrote.")
-        located = json.loads(file.read_text(encoding="utf-8"))
-    print_comparison(compare(load_runs(list(runs)), title, located), out)
+    return written(compare_runs(runs, localization=localization, title=title), out)
 
 
 @main.command("run")

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from harness.cli import FILE, FOLDER, main
-from harness.errors import InputError, choices
+from harness.cli import FILE, FOLDER, answering, main
+from harness.cli.measuring import names_from
 
 
 @main.command("tune")
@@ -34,75 +34,17 @@ from harness.errors import InputError, choices
 @click.option("--recipe", type=FILE, help="YAML with any recipe key; options given here win.")
 @click.option("--allow-measured", is_flag=True, help="Train although probe questions stand in the data.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=FOLDER, required=True)
-def tune_command(
-    model: str,
-    data: Path,
-    topic: str | None,
-    side: str | None,
-    full: bool,
-    hold: Path | None,
-    share: float,
-    control: int | None,
-    anchor: str | None,
-    anchor_weight: float,
-    mix: str | None,
-    epochs: float | None,
-    learning_rate: float | None,
-    batch_size: int | None,
-    recipe: Path | None,
-    allow_measured: bool,
-    seed: int,
-    out: Path,
-) -> None:
+@click.option("--out", type=FOLDER, required=True, help="Run folder to write: the model's, or the adapter's.")
+@answering("print_tune")
+def tune_command(anchor: str | None, mix: str | None, **given: Any) -> Any:
     """Fine-tune on prompt and completion pairs, with neurons held or not; proves the hold afterwards.
 
     \b
     Example:  stance tune --model smollm2-135m-instruct --data answers.jsonl --full --learning-rate 1e-4 --out runs/tuned
     """
-    from harness.anchor import Anchored, AnchorSettings
-    from harness.mitigation import Material, Training
-    from harness.neurons import Neurons
-    from harness.steps import tune_step
-    from harness.training_data import (
-        balanced_pairs,
-        measured_questions,
-        named_topics,
-        read_training_data,
-        recipe_from,
-        training_questions,
-    )
-    from plugins import mitigation
+    from harness.api import tune
 
-    given = {
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "mode": "full" if full else None,
-    }
-    settings = recipe_from(recipe, given)
-    pairs, probes = read_training_data(data, topic, side)
-    held = None
-    if hold is not None:
-        found = Neurons.load(hold)
-        options = {"share": share} if control is None else {"share": share, "seed": control}
-        plugin = "inhibitft" if control is None else "random_control"
-        held = mitigation(plugin, options)(Training(pairs, settings), Material(neurons=lambda _: found)).hold
-    elif control is not None:
-        raise InputError("--control draws random neurons to match a set: give the set with --hold.")
-    if anchor_weight <= 0:
-        raise InputError(f"--anchor-weight is {anchor_weight:g}; expected above 0 (without --anchor there is none).")
-    if mix is not None:
-        pairs += balanced_pairs(named_topics(mix, "--mix"))
-    anchored = None
-    if anchor is not None:
-        prompts = training_questions(named_topics(anchor, "--anchor"))
-        anchored = Anchored(prompts, AnchorSettings.model_validate({"weight": anchor_weight}))
-    probed = measured_questions(probes)
-    run = tune_step(out, model, pairs, settings, seed, held, probed, allow_measured, anchored=anchored)
-    from harness.terminal import print_tune
-
-    print_tune(run)
+    return tune(anchor=names_from(anchor) or (), mix=names_from(mix) or (), **given)
 
 
 @main.group()
@@ -130,76 +72,36 @@ LOCALIZING = (
     click.option("--prompts", type=click.IntRange(1), help="Training questions per topic. Default: all."),
     click.option("--chat-template", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True),
     click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True),
-    click.option("--topics-dir", type=FOLDER, multiple=True),
+    click.option("--topics-dir", type=FOLDER, multiple=True, help="Folder with topic files of your own."),
     click.option("--data", type=FOLDER, help="IDEOINST-like folder to take the prompts from."),
-    click.option("--out", type=FOLDER, required=True),
+    click.option("--out", type=FOLDER, required=True, help="Run folder to write."),
 )
 
 
-def localizing(command: Callable[..., None]) -> Callable[..., None]:
+def localizing(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that every localiser has, in front of the command's own."""
     for option in reversed(LOCALIZING):
         command = option(command)
     return command
 
 
-def localize_with(
-    method: str,
-    base: str,
-    tuned: str,
-    tuned_other: str | None,
-    topics: str,
-    site: str,
-    tokens: str,
-    side: str,
-    top: float,
-    normalized: bool,
-    prompts: int | None,
-    chat_template: str,
-    precision: str,
-    topics_dir: tuple[Path, ...],
-    data: Path | None,
-    out: Path,
-    options: dict[str, Any] | None = None,
-) -> None:
-    """Carry out a localiser as its command's options say, and print what it found."""
-    from harness.lmeval.roots import all_roots
-    from harness.localize import localize_step
-    from harness.sites import check_site
-    from harness.sources import as_topics
-    from harness.terminal import print_localization
-    from harness.topics import find_topics
-    from harness.variants import Variant, tuned_variant
+def localize_with(method: str, topics: str, **given: Any) -> Any:
+    """Carry out a localiser as its command's options say."""
+    from harness.api import localize_neurons
 
-    where = check_site(site)
-    if not 0 < top <= 100:
-        raise InputError(f"--top is {top}; expected a percentage above 0 and at most 100 (the paper uses 30).")
-    roots = [as_topics(data)] if data is not None else [*all_roots(), *topics_dir]
-    found = find_topics(roots)
-    wanted = list(found) if topics == "all" else [t.strip() for t in topics.split(",")]
-    if unknown := [t for t in wanted if t not in found]:
-        raise InputError(f"There is no topic {choices(unknown)}; topics: {choices(found)}.")
-    before = Variant(base)
-    after = tuned_variant(base, Path(tuned)) if Path(tuned).exists() else Variant(tuned)
-    if tuned_other is not None:
-        before = tuned_variant(base, Path(tuned_other)) if Path(tuned_other).exists() else Variant(tuned_other)
-    chosen = [found[t] for t in wanted]
-    run = localize_step(
-        out, before, after, chosen, where, tokens, top, normalized, prompts, side, chat_template, precision,
-        method=method, options=options,
-    )  # fmt: skip
-    print_localization(run)
+    return localize_neurons(method=method, topics=None if topics == "all" else names_from(topics), **given)
 
 
 @localize.command()
 @localizing
-def pnlac(**given: Any) -> None:
+@answering("print_localization")
+def pnlac(**given: Any) -> Any:
     """Activation contrasting between a model and its fine-tune (arXiv 2508.02360).
 
     \b
     Example:  stance localize pnlac --base smollm2-135m-instruct --tuned runs/tuned --out runs/neurons
     """
-    localize_with("pnlac", **given)
+    return localize_with("pnlac", **given)
 
 
 @main.command()
