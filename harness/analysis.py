@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,6 +21,10 @@ from harness.errors import InputError
 from harness.models import DEFAULT
 from harness.report.sheet import Sheet
 from harness.topics import explain
+
+if TYPE_CHECKING:
+    from harness.plan import PlannedStep
+    from harness.planner import Planner
 
 
 class AnalysisSettings(BaseModel):
@@ -34,10 +38,15 @@ class AnalysisSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Analysis:
-    """What an entry point of `stance_harness.analyses` names: the keys of its file, and the work."""
+    """What an entry point of `stance_harness.analyses` names: the keys of its file, and the work.
+
+    `prepare` checks what can be known before a model is loaded and `plan` lists the steps; with both, `--dry-run` works.
+    """
 
     settings: type[AnalysisSettings]
     run: Callable[[Any, Path], Sheet]
+    prepare: Callable[[Any, Path], object] | None = None
+    plan: Callable[[Any, Planner], list[PlannedStep]] | None = None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import click
 
 from harness.cli import FILE, FOLDER, answering, main
 from harness.cli.measuring import asked_from, measuring, settings_from
+from harness.errors import InputError
 
 
 @main.command("compare")
@@ -29,31 +30,76 @@ def compare_command(runs: tuple[Path, ...], localization: Path | None, title: st
     return written(compare_runs(runs, localization=localization, title=title), out)
 
 
+def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from harness.schema import as_text, plugin_models, schema
+
+        click.echo(as_text(schema(*plugin_models())), nl=False)
+        ctx.exit()
+
+
 @main.command("run")
 @click.argument("experiment", type=FILE)
 @click.option("--out", type=FOLDER, help="Default: reports/NAME.")
-def run_command(experiment: Path, out: Path | None) -> None:
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON schema of experiment files, for editors, and exit.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print the steps, what is there already, estimated time and disk; write nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as JSON.")
+def run_command(experiment: Path, out: Path | None, dry_run: bool, as_json: bool) -> None:
     """Carry out an experiment file; finished steps are kept, so the same command goes on where it stopped.
 
     \b
-    Example:  stance run experiments/demo.yaml
+    Examples: stance run experiments/demo.yaml --dry-run
+              stance run experiments/demo.yaml
     """
     from harness.analysis import read_settings, read_yaml
     from harness.config import load_experiment
-    from harness.experiment import run
-    from harness.terminal import print_comparison, print_sheet
 
+    if as_json and not dry_run:
+        raise InputError("--json prints a plan; give it together with --dry-run.")
     if named := (raw := read_yaml(experiment)).get("analysis"):
+        from harness.terminal import print_sheet
         from plugins import load
 
         analysis = load("analyses", str(named))
         settings = read_settings(raw, experiment, analysis.settings)
         folder = out or Path("reports") / settings.name
-        print_sheet(analysis.run(settings, folder), folder)
+        if dry_run:
+            _print_plan(settings, folder, analysis.prepare, analysis.plan, as_json)
+        else:
+            print_sheet(analysis.run(settings, folder), folder)
         return
+    from harness.experiment import prepare, run
+    from harness.terminal import print_comparison
+
     config = load_experiment(experiment)
     folder = out or Path("reports") / config.name
-    print_comparison(run(config, folder), folder)
+    if dry_run:
+        from harness.experiment_plan import plan
+
+        _print_plan(config, folder, prepare, plan, as_json)
+    else:
+        print_comparison(run(config, folder), folder)
+
+
+def _print_plan(settings: Any, out: Path, prepare: Any, plan: Any, as_json: bool) -> None:
+    from harness.plan import check
+    from harness.plan_view import print_plan
+    from harness.planner import Planner
+
+    if prepare is None or plan is None:
+        raise InputError("This analysis does not say what its steps are; its `Analysis` needs `prepare` and `plan`.")
+    check(prepare, settings, out)
+    planner = Planner(settings.model)
+    print_plan(settings.name, plan(settings, planner), planner, out, as_json)
 
 
 @main.command("validate")

@@ -10,8 +10,8 @@ layer and site, one country's neurons, and fine-tunes of the modules with most a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,10 @@ from harness.analysis import Analysis, AnalysisSettings
 from harness.engines.lease import make_room
 from harness.errors import InputError, choices
 from harness.measure import Asked, check_tasks, uses_chat
+from harness.mitigation import Training
 from harness.models import device, load_model, load_tokenizer, resolve, weights_hash
+from harness.plan import BACKWARD, Pass, PlannedStep
+from harness.planner import Planner, numbered
 from harness.progress import bar
 from harness.recipe import Recipe
 from harness.report.sheet import Sheet
@@ -243,4 +246,47 @@ def _trained(study: Study, train: Train, general: Masks) -> dict[str, dict[str, 
     return about
 
 
-ANALYSIS = Analysis(Settings, run)
+def plan(settings: Settings, planner: Planner) -> list[PlannedStep]:
+    """Every run folder. The data of `tasks_extra` lie on the hub, so their tokens are not known beforehand."""
+    return numbered(_planned(settings, planner.with_chat(settings.chat_template)))
+
+
+def _planned(s: Settings, planner: Planner) -> Iterator[PlannedStep]:
+    counts, baked_bytes = planner.counts, planner.cost.weights
+
+    def measured(label: str, name: str | None = None, caches: int | None = 0, **asked: Any) -> Iterator[PlannedStep]:
+        name, wanted = name or label, Asked(**{"tasks": (CULTURE, CONTROLS, COPYING), "limit": s.limit, **asked})
+        step = planner.measured(f"measure {name}", f"measure-{label}", wanted, s.engine, s.dtype)
+        yield replace(step, caches=caches)
+        if s.tasks_extra and not asked:
+            yield PlannedStep(f"extra {name}", "extra", f"extra-{label}", s.limit * len(s.tasks_extra))
+
+    def scaled(verb: str, name: str, **asked: Any) -> Iterator[PlannedStep]:
+        yield from measured(f"{verb}-{name}", caches=baked_bytes, **asked)
+        for seed in s.random_seeds:
+            yield from measured(f"{verb}-{name}-random-{seed}", f"{verb}-{name}-random", baked_bytes, **asked)
+
+    yield from measured("base")
+    yield from measured("base-again", tasks=(CULTURE, CONTROLS, COPYING), order_seed=1)
+    every = s.limit * len(country_names())
+    yield from measured("base-noquestion", tasks=("culture_noquestion",), limit=every)
+    given = material(s.limit, s.localise.items, s.localise.copying)
+    asked = [q for rows in given.culture.values() for q in rows]
+    scored = [*asked, *(q.without_text() for q in asked), *(q for rows in given.copying.values() for q in rows)]
+    tokens = Pass(sum(counts.prompt(question.prompt) for question in scored), BACKWARD)
+    yield PlannedStep("localise", "localise", "localise", len(scored), (tokens,), writes=planner.cost.neurons(1))
+    yield from scaled("suppress", "general")
+    if s.enhance is not None:
+        yield from scaled("enhance", "general")
+    for country in s.specific:
+        yield from scaled("suppress", country, tasks=(CULTURE,))
+    if s.train is not None:
+        data = pairs(read_questions(culture_folder() / "controls" / f"{s.train.task}.jsonl")[s.limit :])
+        tuned = planner.tuned("trained", "", Training(data, s.train.recipe), s.train.seed)
+        spec = {"examples": len(data), "seed": s.train.seed}  # which modules are trained follows from the neurons
+        for label in ("trained-most", "trained-fewest"):
+            yield replace(tuned, folder=label, spec=spec)
+            yield from measured(label, "trained")
+
+
+ANALYSIS = Analysis(Settings, run, prepare, plan)

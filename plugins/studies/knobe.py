@@ -10,9 +10,10 @@ has the effects by both scorers, the analyses of variance by item and by trial, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,10 @@ from harness.engines.lease import leased, make_room
 from harness.errors import InputError, choices
 from harness.finetune import topic_pairs
 from harness.lmeval.roots import all_roots
+from harness.mitigation import Training
 from harness.models import load_tokenizer, weights_hash
+from harness.plan import Pass, PlannedStep
+from harness.planner import Planner, numbered, small
 from harness.recipe import Recipe
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
@@ -35,8 +39,9 @@ from harness.steps import announce, tune_step
 from harness.topics import find_topics
 from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
+from plugins.knobe import CONDITIONS
 from plugins.knobe_originals import load_originals
-from plugins.knobe_ratings import Asked, cells_of, expected, prompts_of, rate
+from plugins.knobe_ratings import NEW_TOKENS, Asked, cells_of, expected, prompts_of, rate
 from plugins.knobe_report import Findings, sheet
 from plugins.knobe_vignettes import load_vignettes
 from plugins.layer_patching import LEAST
@@ -129,6 +134,21 @@ class _Study:
         return digest([by_cell[item].prompt(condition) for item, condition in cells_of(self.asked)])[:16]
 
 
+def prepare(settings: KnobeSettings, out: Path) -> _Study:
+    """Check everything that can be known before a model is loaded.
+
+    Raises:
+        InputError: unknown model, topic or file, or too few vignettes.
+    """
+    study = _Study(settings, out, _vignettes(settings))
+    if settings.tune is not None:
+        _pairs(settings.tune)
+    Variant(settings.model).check()
+    if settings.tuned is not None:
+        Variant(settings.tuned).check()
+    return study
+
+
 def run(settings: KnobeSettings, out: Path) -> Sheet:
     """Carry out the study in `out`.
 
@@ -136,10 +156,8 @@ def run(settings: KnobeSettings, out: Path) -> Sheet:
         InputError: unknown model, topic or file, blocks that do not exist, or models that read a prompt differently.
         ProofError: a fine-tune or a patch that changed nothing.
     """
-    study = _Study(settings, out, _vignettes(settings))
-    base = Variant(settings.model)
-    base.check()
-    tuned = _tuned(study)
+    study = prepare(settings, out)
+    base, tuned = Variant(settings.model), _tuned(study)
     folders = base.folder(), tuned.folder()
     _same_prompts(study, *folders)
     ratings = [_rate(study, BASE, folders[0], settings.seed), _rate(study, AGAIN, folders[0], settings.seed + 1)]
@@ -167,13 +185,8 @@ def _vignettes(settings: KnobeSettings) -> Sequence[Asked]:
 def _tuned(study: _Study) -> Variant:
     wanted = study.settings.tune
     if wanted is None:
-        variant = Variant(str(study.settings.tuned))
-        variant.check()
-        return variant
-    topics = find_topics(all_roots())
-    if wanted.topic not in topics or not topics[wanted.topic].split("train"):
-        raise InputError(f"There is no topic {wanted.topic!r} with items to tune on; topics: {choices(topics)}.")
-    pairs = topic_pairs(topics[wanted.topic].split("train"), wanted.side)
+        return Variant(str(study.settings.tuned))
+    pairs = _pairs(wanted)
     said = {"on_topic": wanted.topic, "side": wanted.side}
 
     def work(out: Path) -> Run:
@@ -181,6 +194,13 @@ def _tuned(study: _Study) -> Variant:
         return tune_step(out, study.settings.model, pairs, wanted.recipe, wanted.seed, None, measured, about=said)
 
     return tuned_variant(study.settings.model, study.step("tune", work).path)
+
+
+def _pairs(wanted: TuneSettings) -> list[dict[str, str]]:
+    topics = find_topics(all_roots())
+    if wanted.topic not in topics or not topics[wanted.topic].split("train"):
+        raise InputError(f"There is no topic {wanted.topic!r} with items to tune on; topics: {choices(topics)}.")
+    return topic_pairs(topics[wanted.topic].split("train"), wanted.side)
 
 
 def _same_prompts(study: _Study, base: str, tuned: str) -> None:
@@ -248,4 +268,38 @@ def _sweep(study: _Study, base: str, tuned: str) -> pd.DataFrame:
     return pd.read_parquet(study.step("sweep", work).path / "sweep.parquet")
 
 
-ANALYSIS = Analysis(settings=KnobeSettings, run=run)
+def plan(settings: KnobeSettings, planner: Planner) -> list[PlannedStep]:
+    """Every run folder. On vLLM a prompt counts once for all of its trials; the sweep resumes at the patched block."""
+    return numbered(_planned(settings, planner.with_chat("off")))
+
+
+def _planned(s: KnobeSettings, planner: Planner) -> Iterator[PlannedStep]:
+    asked, dtype = _vignettes(s), planner.dtype(s.dtype)
+    if s.tune is not None:
+        train = Training(_pairs(s.tune), s.tune.recipe)
+        yield planner.with_chat("auto").tuned("tune", "tune", train, s.tune.seed)
+    prompts = [planner.counts.text(v.prompt(condition)) for v, condition in product(asked, CONDITIONS)]
+    read = 2 if s.engine == "vllm" else 1 + s.trials  # the trials, and the expected value
+    tokens = Pass(read * sum(prompts) + len(prompts) * s.trials * NEW_TOKENS)
+    merged = s.tune is not None and s.tune.recipe.mode == "lora"
+
+    def rated(label: str, caches: int | None = 0) -> PlannedStep:
+        spec = {"label": label, "trials": s.trials, "engine": s.engine, "dtype": s.dtype}
+        step = small("rate", "knobe-ratings", f"rate-{label.replace(' ', '-')}", [tokens], len(prompts), dtype)
+        return replace(step, documents=len(prompts) * s.trials, caches=caches, spec=spec)
+
+    yield rated(BASE)
+    yield rated(AGAIN)
+    yield rated(TUNED, planner.cost.weights if merged else 0)
+    if s.sweep is not None:
+        count = planner.cost.layers or 32
+        kinds = 1 + len(s.sweep.controls) * len(s.sweep.seeds)
+        after = sum(1 - block / count for block in s.sweep.blocks(count))  # blocks that run again under a patch
+        passes = 2 * (1 + len(s.sweep.sites) * kinds * after)
+        some = prompts[: None if s.sweep.pairs is None else len(CONDITIONS) * s.sweep.pairs]
+        yield small("sweep", "knobe-sweep", "sweep", [Pass(sum(some) * passes)], len(some), dtype)
+    for layer in s.stitched:
+        yield rated(f"stitched after {layer}", planner.cost.weights)
+
+
+ANALYSIS = Analysis(KnobeSettings, run, prepare, plan)

@@ -9,7 +9,7 @@ plugins/localizer_scores.py, overlaps in localizer_overlap.py, effects in dose_r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +27,11 @@ from harness.finetune import topic_pairs
 from harness.interventions import ZERO
 from harness.lmeval.roots import all_roots
 from harness.measure import Asked, check_tasks, uses_chat
+from harness.mitigation import Training
 from harness.models import device, load_model, load_tokenizer, weights_hash
 from harness.neurons import Neurons
+from harness.plan import BACKWARD, Pass, PlannedStep
+from harness.planner import Planner, numbered
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run
 from harness.steps import announce
@@ -232,4 +235,43 @@ def _about(settings: Settings) -> dict[str, Any]:
     return {**said, "made by": "stance run experiments/localizers.yaml"}
 
 
-ANALYSIS = Analysis(Settings, run)
+def plan(settings: Settings, planner: Planner) -> list[PlannedStep]:
+    """Every run folder. The scores' figure counts all localisers on the questions and on their two halves."""
+    planner = planner.with_chat(settings.measure.chat_template)
+    topic = all_topics([*all_roots(), *settings.measure.topics_dir])[settings.topic]
+    return numbered(_planned(_Study(settings, Path(), topic), planner))
+
+
+def _planned(study: _Study, planner: Planner) -> Iterator[PlannedStep]:
+    s, m, counts = study.settings, study.settings.measure, planner.counts
+    if s.tune is not None:
+        pairs = topic_pairs(study.topic.split("train")[: s.tune.questions], s.side)
+        yield planner.tuned("tune", "tune", Training(pairs, s.tune.recipe), s.tune.seed)
+    items = study.topic.split("train")[: s.prompts]
+    asked = sum(counts.prompt(i.question) for i in items)
+    answered = sum(2 * counts.prompt(i.question) + counts.text(i.left) + counts.text(i.right) for i in items)
+    parts, kinds = 2, 2  # all questions and their two halves; two scores of NeuronLens
+    passes = (
+        Pass(parts * (2 * asked + kinds * answered)),
+        Pass(parts * planner.gradient_tokens(items), BACKWARD),
+    )
+    writes = planner.cost.neurons(3 * len(NAMES))
+    yield PlannedStep("scores", "localizers", "scores", parts * len(items), passes, writes=writes)
+
+    def measured(name: str, folder: str, asked: Asked = study.asked, **more: Any) -> PlannedStep:
+        return planner.measured(name, folder, asked, m.engine, m.dtype, **more)
+
+    yield measured("measure base", "base")
+    yield measured("measure base again", "base-again", replace(study.asked, order_seed=NOISE_SEED))
+    merged = s.tune is not None and s.tune.recipe.mode == "lora"
+    yield measured("measure tuned", "tuned", merged=merged)
+    for dose in study.doses("suppress", s.shares, s.random_seeds):
+        yield measured(f"suppress {'random' if dose.seed is not None else dose.localizer}", dose.label)
+    if s.patch is not None:
+        some = replace(study.asked, tasks=tuple(s.patch.tasks or m.tasks))
+        doses = study.doses("patch", s.patch.shares, s.patch.random_seeds)
+        for label in ["patch-none", *(dose.label for dose in doses)]:
+            yield planner.measured("patch", label, some, "torch", m.dtype, models=2)
+
+
+ANALYSIS = Analysis(Settings, run, prepare, plan)

@@ -31,6 +31,8 @@ from harness.localize import localize_step
 from harness.measure import Asked, check_tasks
 from harness.mitigation import Material, Mitigation, NeuronKind, Training
 from harness.neurons import Neurons
+from harness.plan import PlannedStep
+from harness.planner import Planner, some_neurons
 from harness.recipe import Recipe
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest
@@ -181,14 +183,19 @@ class _CellRun:
         chat = self.study.settings.measure.chat_template
         return stance_gradients(self.out / "gradients", base, [topic], self.cell.side, chat, limit)
 
-    def run(self) -> dict[str, Path]:
-        """Tune all, then measure all, so that one engine serves the cell's variants; label -> measurement."""
-        settings, made = self.study.settings, {PLAIN: self.tuned_plainly}
-        material = Material(self.cell.seed, self.study.topics, tuple(settings.seen[self.cell.topic]), self.neurons)
+    def trainings(self, neurons: Callable[[NeuronKind], Neurons]) -> Iterator[tuple[str, Training]]:
+        """What each mitigation of this cell makes of the plain fine-tune, by label."""
+        settings = self.study.settings
+        material = Material(self.cell.seed, self.study.topics, tuple(settings.seen[self.cell.topic]), neurons)
         for candidate in settings.mitigations:
             if any(fnmatch(str(self.cell), pattern) for pattern in candidate.cells):
-                training = self.study.candidates[candidate.label](self.plain, material)
-                made[candidate.label] = self.tuned(candidate.label, training)
+                yield candidate.label, self.study.candidates[candidate.label](self.plain, material)
+
+    def run(self) -> dict[str, Path]:
+        """Tune all, then measure all, so that one engine serves the cell's variants; label -> measurement."""
+        made = {PLAIN: self.tuned_plainly}
+        for label, training in self.trainings(self.neurons):
+            made[label] = self.tuned(label, training)
         return {
             label: self.study.measure(self.out / f"measure-{slug(label)}", label, variant)
             for label, variant in made.items()
@@ -242,7 +249,7 @@ def run(settings: Settings, out: Path) -> Sheet:
     measured = {"base": study.measure(out / "base", "base", base)}
     again = replace(study.asked, order_seed=NOISE_SEED)
     measured["noise"] = study.measure(out / "base-again", "base-again", base, again)
-    cells = [Cell(t, side, seed) for seed in train.seeds for t in train.topics for side in train.sides]
+    cells = _cells(settings)
     runs = {cell: _CellRun(study, cell).run() for cell in cells}
     shifts = read_shifts(measured["base"], measured["noise"], runs, settings.seen)
     controls = {c.label: c.control for c in settings.mitigations}
@@ -259,4 +266,51 @@ def run(settings: Settings, out: Path) -> Sheet:
     return sheet(shifts, controls, about)
 
 
-ANALYSIS = Analysis(Settings, run)
+def _cells(settings: Settings) -> list[Cell]:
+    train = settings.train
+    return [Cell(t, side, seed) for seed in train.seeds for t in train.topics for side in train.sides]
+
+
+def plan(settings: Settings, planner: Planner) -> list[PlannedStep]:
+    """Every run folder; how often neurons are localised follows from what the mitigations ask for."""
+    m, planner = settings.measure, planner.with_chat(settings.measure.chat_template)
+    topics = all_topics([*all_roots(), *m.topics_dir])
+    study = _Study(settings, Path(), topics, {c.label: mitigation(c.use, c.options) for c in settings.mitigations})
+    base = planner.measured("measure base", "base", study.asked, m.engine, m.dtype)
+    again = replace(study.asked, order_seed=NOISE_SEED)
+    steps = [base, planner.measured("measure base again", "base-again", again, m.engine, m.dtype)]
+    for cell in _cells(settings):
+        steps += _planned(_CellRun(study, cell), planner, base)
+    return steps
+
+
+def _planned(run: _CellRun, planner: Planner, measured: PlannedStep) -> list[PlannedStep]:
+    """One cell: its fine-tunes, what is localised in the plain one, and the measurements."""
+    settings, where, kinds = run.study.settings, run.study.settings.localize, set[NeuronKind]()
+
+    def found(kind: NeuronKind) -> Neurons:
+        kinds.add(kind)
+        return some_neurons()
+
+    made = {PLAIN: run.plain, **dict(run.trainings(found))}
+    merged = settings.train.recipe.mode == "lora" and settings.measure.adapters == "merge"
+    weights = planner.cost.weights if merged else 0
+    steps = [planner.tuned(f"tune {n}", f"{run.cell}/tune-{slug(n)}", t, run.cell.seed) for n, t in made.items()]
+    topics = [topic for topic in run.study.topics.values() if not topic.control]
+    side = run.cell.side if where.tokens == "completion" else None
+    for end in sorted({"-normalized" if kind == "normalized" else "" for kind in kinds - {"gradient"}}):
+        spec = {"site": where.site, "tokens": where.tokens, "top": where.top, "normalized": bool(end)}
+        name = f"localize{end}"
+        steps.append(
+            planner.localized(name, f"{run.cell}/{name}", topics, where.prompts, where.precision, side, **spec)
+        )
+    if "gradient" in kinds:
+        items = run.study.topics[run.cell.topic].split("train")[: where.prompts]
+        steps.append(planner.gradients("gradients", f"{run.cell}/gradients", items))
+    for label in made:
+        folder = f"{run.cell}/measure-{slug(label)}"
+        steps.append(replace(measured, name=f"measure {label}", folder=folder, caches=weights))
+    return steps
+
+
+ANALYSIS = Analysis(Settings, run, prepare, plan)

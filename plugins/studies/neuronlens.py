@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from harness.errors import InputError, ProofError, choices
 from harness.interventions import ZERO, Effect
 from harness.lmeval.roots import packaged_root
 from harness.models import device, load_model, load_tokenizer, resolve, weights_hash
+from harness.plan import Pass, PlannedStep
+from harness.planner import Planner, numbered, small
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
 from harness.steps import announce
@@ -111,9 +113,9 @@ def prepare(settings: Settings, out: Path) -> Study:
     task = task_of(settings)
     if unknown := [c for c in settings.concepts if c not in task.names]:
         raise InputError(f"There is no concept {choices(unknown)} to mask; the task's concepts: {choices(task.names)}.")
+    chosen = task.chosen("train", settings.fit), task.chosen("measure", settings.measure)
     folder = resolve(settings.model)
     tokenizer = load_tokenizer(folder)
-    chosen = task.chosen("train", settings.fit), task.chosen("measure", settings.measure)
     train, measured = (prompts(task, some, tokenizer, settings.answer, settings.chat) for some in chosen)
     neutral = read_jsonl(packaged_root() / "neutral" / "neutral_text.jsonl")[: settings.neutral]
     texts = {row["id"]: list(tokenizer(row["text"])["input_ids"]) for row in neutral}  # type: ignore[arg-type]
@@ -132,20 +134,26 @@ def run(settings: Settings, out: Path) -> Sheet:
     kept = _kept(study, train)
     moments, fitted = _fitted(study, kept)
     frames: dict[Condition, pd.DataFrame] = {}
-    plan = [Condition(None, "none", None, settings.engine), Condition(None, "none", None, "torch")]
-    for mask in settings.masks:
-        engine = settings.engine if mask in SERVED else "torch"
-        plan += [Condition(c, mask, s, engine) for c in _masked(study) for s in (None, *settings.random_seeds)]
-    # A base on the other engine shows what the engine alone changes; the engine is started once for all that it answers.
-    for condition in sorted(dict.fromkeys(plan), key=lambda c: c.engine != settings.engine):
+    for condition in _conditions(settings, study.task):
         ranges = None if condition.concept is None else _ranges(settings, moments, condition)
         frames[condition] = study.asked(f"measure-{condition.label}", condition, study.measured, ranges)
     diagnostics = {name: pd.read_parquet(fitted / f"{name}.parquet") for name in ("fired", "overlap", "shape")}
-    return sheet(Found(settings, study.task, train, len(kept), frames, diagnostics, _masked(study)))
+    return sheet(Found(settings, study.task, train, len(kept), frames, diagnostics, _masked(settings, study.task)))
 
 
-def _masked(study: Study) -> tuple[str, ...]:
-    return study.settings.concepts or tuple(study.task.names)
+def _masked(settings: Settings, task: ConceptTask) -> tuple[str, ...]:
+    return settings.concepts or tuple(task.names)
+
+
+def _conditions(settings: Settings, task: ConceptTask) -> list[Condition]:
+    """All that is measured. A base on the other engine shows what the engine alone changes; each is started once."""
+    found = [Condition(None, "none", None, settings.engine), Condition(None, "none", None, "torch")]
+    for mask in settings.masks:
+        engine = settings.engine if mask in SERVED else "torch"
+        found += [
+            Condition(c, mask, s, engine) for c in _masked(settings, task) for s in (None, *settings.random_seeds)
+        ]
+    return sorted(dict.fromkeys(found), key=lambda c: c.engine != settings.engine)
 
 
 def _kept(study: Study, train: pd.DataFrame) -> list[Prompt]:
@@ -245,4 +253,23 @@ def _hash(rows: Sequence[Prompt]) -> str:
     return digest([(p.example.id, p.ids, p.options, p.right) for p in rows])
 
 
-ANALYSIS = Analysis(Settings, run)
+def plan(settings: Settings, planner: Planner) -> list[PlannedStep]:
+    """Every run folder; a text counts without the words that ask for its label."""
+    task, count, dtype = task_of(settings), planner.counts.text, planner.dtype(settings.dtype)
+    chosen = task.chosen("train", settings.fit), task.chosen("measure", settings.measure)
+    train, asked = ([count(example.text) for example in some] for some in chosen)
+    neutral = read_jsonl(packaged_root() / "neutral" / "neutral_text.jsonl")[: settings.neutral]
+    both = Pass(sum(asked) + sum(count(row["text"]) for row in neutral))
+    first = small("answers to fit on", "neuronlens", "answers-to-fit-on", [Pass(sum(train))], len(train), dtype)
+    fit = small("fit", "neuronlens-fit", "fit", [Pass(sum(train) + sum(asked))], len(train) + len(asked), dtype)
+    steps = [replace(first, spec={"engine": settings.engine}), fit]
+    for condition in _conditions(settings, task):
+        kind = condition.mask if condition.concept else "base"
+        name = f"measure {kind}" + (" of random dimensions" if condition.seed is not None else "")
+        documents = len(asked) + len(neutral)
+        step = small(name, "neuronlens", f"measure-{condition.label}", [both], documents, dtype)
+        steps.append(replace(step, spec={"engine": condition.engine, "dtype": settings.dtype}))
+    return numbered(steps)
+
+
+ANALYSIS = Analysis(Settings, run, prepare, plan)
