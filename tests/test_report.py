@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import math
@@ -16,10 +18,9 @@ import pytest
 from rich.console import Console
 
 from harness.errors import InputError
-from harness.report import content, rich_table, summary_table, tables, write_report
+from harness.report import content, headline, page, rich_table, samples, summary_table, tables, tradeoff, write_report
 from harness.report.export import guarded
-from harness.report.page import SHOWN
-from harness.report.page import samples as chosen_samples
+from harness.report.wording import changed
 
 TOPICS = ("crime_and_gun", "economy_and_inequality", "gender_and_sexuality", "immigration", "race", "science")
 RUNS = {
@@ -178,7 +179,7 @@ def written(tmp_path_factory):
 def test_all_files_are_written_and_the_page_is_returned(written):
     _, out, html = written
     names = {"index.html", "report.md", "summary.csv", "shifts.csv", "stance.csv", "samples.csv", "comparison.json"}
-    assert {path.name for path in out.iterdir()} == names
+    assert {path.name for path in out.iterdir()} >= names
     assert html.startswith("<!doctype html>")
     assert len(html) < 1_500_000
 
@@ -235,18 +236,28 @@ def test_page_says_warnings_before_the_verdict_and_the_limits(written):
 
 def test_page_is_accessible_and_self_contained(written):
     _, _, html = written
-    page = _Page(html)
-    names = [tag for tag, _ in page.tags]
+    read = _Page(html)
+    names = [tag for tag, _ in read.tags]
     assert {"header", "nav", "main", "footer"} <= set(names)
     assert names.count("caption") == names.count("table") > 5
-    figures = [attrs for tag, attrs in page.tags if tag == "figure"]
-    assert len(figures) == 3 and all(a["role"] == "img" and len(a["aria-label"]) > 100 for a in figures)
-    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    figures = [attrs for tag, attrs in read.tags if tag == "figure"]
+    assert len(figures) == 4 and all(a["role"] == "img" and len(a["aria-label"]) > 100 for a in figures)
+    ids = [attrs["id"] for _, attrs in read.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert all(target in ids for target in re.findall(r'(?:href="#|url\(#)([^")]+)', html))
-    assert not {"script", "iframe", "object", "base"} & set(names)
+    assert not {"iframe", "object", "base"} & set(names)
     assert set(re.findall(r"https?://[^\s\"'<]*", html)) == {"http://www.w3.org/2000/svg"}
     assert not re.findall(r"@import|#e69f00(?=[^;]*\")", html)
+
+
+def test_only_the_page_s_own_script_may_run(written):
+    _, _, html = written
+    scripts = [attrs for tag, attrs in _Page(html).tags if tag == "script"]
+    assert scripts == [{"type": "application/json", "id": "sample-data"}, {}]
+    own = re.search(r"<script>(.*?)</script>", html, re.DOTALL).group(1)
+    policy = next(a["content"] for _, a in _Page(html).tags if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    assert policy.startswith("default-src 'none'; ") and f"script-src 'sha256-{digest}';" in policy
 
 
 def test_hostile_strings_stay_text(tmp_path):
@@ -261,11 +272,12 @@ def test_hostile_strings_stay_text(tmp_path):
     comparison.samples["answer"] = HOSTILE
     comparison.samples["prompt"] = comparison.samples["item"] = HOSTILE
     html = write_report(comparison, tmp_path).read_text(encoding="utf-8")
-    page = _Page(html)
-    assert not {"script", "img"} & {tag for tag, _ in page.tags}
-    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
-    assert "<script" not in html and "{{ 7*7 }}" in html
-    assert HOSTILE in "".join(page.text)
+    read = _Page(html)
+    assert [tag for tag, _ in read.tags if tag in ("script", "img")] == ["script", "script"]
+    assert not [name for _, attrs in read.tags for name in attrs if name.startswith("on")]
+    assert html.count("<script") == html.count("</script") == 2 and "{{ 7*7 }}" in html
+    assert HOSTILE in "".join(read.text)
+    assert HOSTILE in _packed(comparison)["texts"]
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "<script" not in report and "<img" not in report
     Console(file=(tmp_path / "terminal").open("w")).print(rich_table(comparison))
@@ -317,14 +329,135 @@ def test_matrix_where_two_topics_were_tuned_on(tmp_path):
     assert content.matrix(example(), "pairs.nats", "tuned") is None
 
 
-def test_samples_are_the_largest_changes_of_each_format():
+def _packed(comparison, budget=samples.BUDGET):
+    text, _ = samples.packed(samples.gathered(comparison), budget)
+    return json.loads(text)
+
+
+def test_samples_hold_every_answer_of_every_run():
     comparison = example()
-    chosen, total = chosen_samples(comparison)
-    assert total == 9 * len(TOPICS) and len(chosen) <= SHOWN
-    sizes = [abs(one["change"]) for one in chosen if one["format"] == "open"]
-    assert not any(math.isnan(one["change"]) for one in chosen)
-    assert sizes == sorted(sizes, reverse=True) and sizes[0] == 2.0
-    assert [a["run"] for a in chosen[0]["answers"]] == ["base", "plain", "inhibited-5", "inhibited-10", "patched"]
+    data = _packed(comparison)
+    labels = [run["label"] for run in data["runs"]]
+    assert labels[0] == "base" and set(labels) == set(RUNS) and {run["reference"] for run in data["runs"]} == {"base"}
+    kept = {}
+    for kind, topic, item, variant, prompt, values, texts in data["prompts"]:
+        for label, value, text in zip(labels, values, texts, strict=True):
+            key = (*(data["names"][i] for i in (kind, topic, item, variant)), label)
+            kept[key] = (data["texts"][prompt], value, data["texts"][text])
+    assert len(kept) == len(comparison.samples)
+    for row in content.records(comparison.samples):
+        prompt, value, text = kept[row["format"], row["topic"], row["item"], row["variant"], row["run"]]
+        assert (prompt, text) == (row["prompt"], samples.readable(row["format"], row["answer"]).strip())
+        assert value == (None if math.isnan(row["value"]) else pytest.approx(row["value"], abs=1e-6))
+
+
+def test_formats_take_turns_and_the_largest_changes_come_first():
+    asked = samples.gathered(example()).asked
+    assert len(asked) == 9 * len(TOPICS) and [one.format for one in asked[:4]] == ["pairs", "open", "pairs", "open"]
+    for kind in ("pairs", "open"):
+        sizes = [-1.0 if math.isnan(one.change) else abs(one.change) for one in asked if one.format == kind]
+        assert sizes == sorted(sizes, reverse=True) and sizes[0] > 0
+
+
+def test_the_budget_says_how_many_prompts_fit_and_is_kept():
+    asked = samples.gathered(example())
+    whole, count = samples.packed(asked)
+    assert count == len(asked.asked)
+    text, fewer = samples.packed(asked, budget=3000)
+    assert 0 < fewer < count and len(json.loads(text)["prompts"]) == fewer
+    rest = len(samples.packed(asked, budget=0)[0].encode())
+    assert len(text.encode()) - rest <= 3000 < len(whole.encode())
+
+
+def test_what_is_left_out_is_said_with_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "CUT", 100)
+    monkeypatch.setattr(samples.packed, "__defaults__", (3000,))
+    comparison = example(localized=False)
+    text = " ".join("".join(_Page(write_report(comparison, tmp_path).read_text(encoding="utf-8")).text).split())
+    count = len(_packed(comparison, 3000)["prompts"])
+    assert (
+        f"holds the {count} with the largest changes" in text and f"the other {54 - count} are in samples.csv" in text
+    )
+    assert "1 texts longer than 100 characters are cut" in text
+
+
+def test_answers_are_written_for_people():
+    assert samples.readable("pairs", "[[-240.608, false], [-211.746, false]]") == (
+        "left \N{MINUS SIGN}240.61 nats, right \N{MINUS SIGN}211.75 nats"
+    )
+    half = math.log(0.5)
+    assert samples.readable("statements", json.dumps([[half, True], [2 * half, False]])) == "A 50.0%, B 25.0%"
+    assert samples.readable("choices", "no list") == "no list"
+    assert samples.readable("open", "[-1.0, -2.0]") == "[-1.0, -2.0]"
+
+
+def test_a_chat_template_is_found_around_the_prompts():
+    around = "<|user|>\n{}<|end|>\n<|assistant|>\n"
+    prompts = {around.format(text) for text in ("What is fair?", "Who is right?", "Agree?\n\nAnswer:")}
+    assert samples.common(prompts) == ("<|user|>\n", "<|end|>\n<|assistant|>\n")
+    assert samples.common({"What is fair?", "What is right?"}) == ("", "")
+    assert samples.common({"one"}) == samples.common(set()) == ("", "")
+
+
+def test_changed_words_spell_both_texts():
+    before, after = "I think taxes are too high, really.", "I think taxes are far too low."
+    pieces = changed(before, after)
+    assert "".join(text for kind, text in pieces if kind != "new") == before
+    assert "".join(text for kind, text in pieces if kind != "gone") == after
+    assert ("same", "I think taxes are ") in pieces and any(kind == "new" and "far" in text for kind, text in pieces)
+    assert changed("a b", "a b") == [("same", "a b")] and changed("", "") == []
+
+
+def test_two_sentences_say_what_moved_and_what_held(written):
+    comparison, _, html = written
+    first, second = headline.sentences(comparison)
+    assert first.startswith("Tuning on immigration moved the stance on immigration to the left by 0.412 nats per token")
+    assert re.search(r"clearly moved (none|\d) of the 5 other topics", first)
+    assert second == "Of 2 mitigated runs, none left less spill-over than its random control."
+    assert 0 < html.index(first) < html.index(comparison.warnings[0]) < html.index("<table")
+
+
+def test_the_second_sentence_by_its_control():
+    for low, high, told in ((0.01, 0.1, "less than"), (-0.1, -0.01, "more than"), (-0.1, 0.1, "cannot be told apart")):
+        comparison = example({"base": "base", "plain": "tuned", "held": "inhibited", "random": "control"})
+        net = (comparison.summary["run"] == "held") & (comparison.summary["metric"] == "net_reduction")
+        comparison.summary.loc[net, ["low", "high"]] = low, high
+        assert told in headline.sentences(comparison)[1]
+    comparison.summary = comparison.summary[comparison.summary["metric"] != "net_reduction"]
+    assert "cannot be credited" in headline.sentences(comparison)[1]
+    only = example({"base": "base", "plain": "tuned"})
+    assert "No mitigation" in headline.sentences(only)[1]
+    assert headline.sentences(example({"base": "base", "after": "other"})) == []
+
+
+def test_tradeoff_by_hand():
+    comparison = example({"base": "base", "plain": "tuned", "held": "inhibited", "else": "other"})
+    rows = [
+        ("plain", "rmse_cross", 0.2, 0.1, 0.3), ("plain", "on_topic_shift", 0.5, 0.4, 0.6),
+        ("held", "reduction", 0.25, 0.1, 0.4), ("held", "kept", 0.8, 0.7, 0.95),
+        ("else", "rmse_cross", 0.1, 0.0, 0.2), ("else", "on_topic_shift", 0.25, 0.2, 0.3),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["run", "metric", "value", "low", "high"])
+    comparison.summary = frame.assign(measure="pairs.nats", n=50, role="")
+    plain, held, other = tradeoff.trades(comparison, "pairs.nats")["immigration"]
+    assert plain.left[0] == plain.kept[0] == 1.0
+    assert held.left == pytest.approx((0.75, 0.6, 0.9)) and held.kept == pytest.approx((0.8, 0.7, 0.95))
+    assert (other.left[0], other.kept[0]) == (0.5, 0.5) and math.isnan(other.left[1])
+    drawn = tradeoff.trades(comparison, "pairs.nats")
+    assert tradeoff.finding(drawn).startswith("No mitigation keeps 90% of the learning; held leaves least")
+    assert "held leaves 75.0%, keeps 80.0%" in tradeoff.words(drawn)
+    assert [cell.text for cell in tradeoff.table(drawn).rows[1].cells] == ["75.0%", "80.0%"]
+    assert tradeoff.trades(example({"base": "base", "plain": "tuned"}), "pairs.nats") == {}
+
+
+def test_provenance_says_how_to_make_a_run_again(written):
+    comparison, _, html = written
+    run = {**comparison.runs[0], "started": "2030-01-02T03:04:05+00:00", "machine": {"system": "Linux", "cores": 2}}
+    facts = page._run(run)["facts"]
+    assert facts["Command"] == "stance eval --model 'tiny model' --out runs/study/base"
+    assert facts["Weights"] == "9f2c" * 16 and len(facts["Spec, SHA-256"]) == 64
+    assert facts["Started"].startswith("2030") and facts["Machine"] == "system Linux, cores 2"
+    assert "Adapter" not in facts and html.count("Spec, SHA-256") == len(comparison.runs)
 
 
 def test_a_run_compared_with_another_than_base_says_so():
@@ -348,6 +481,40 @@ def test_rates_over_all_topics_are_weighted_by_answers():
     )
     table = content.rates(comparison, "open")
     assert [cell.text for cell in table.rows[0].cells] == ["12.5%", "40"]
+
+
+def large(topics=6, runs=12, items=40):
+    """A study of six topics, each tuned on with and without neurons held; every run answers otherwise."""
+    train = {f"{kind}-{topic}": topic for topic in TOPICS[:topics] for kind in ("plain", "held")}
+    roles = {name: "tuned" if name.startswith("plain") else "inhibited" for name in list(train)[:runs]}
+    comparison = example({"base": "base", "base-again": "noise", **roles}, train)
+    rng = np.random.default_rng(5)
+    words = np.array(
+        ["the", "country", "should", "weigh", "taxes", "borders", "<", "rights", "schools", "and", "courts"]
+    )
+    rows = []
+    for kind, count in (("open", items), ("pairs", items), ("statements", 6 * items)):
+        for topic in TOPICS[:topics]:
+            for number in range(count):
+                prompt = f"{topic} {number}: " + " ".join(rng.choice(words, 30))
+                for run in ("base", "base-again", *roles):
+                    text = (
+                        " ".join(rng.choice(words, 80))
+                        if kind == "open"
+                        else json.dumps([[-float(rng.random()), False]] * 4)
+                    )
+                    where = {"topic": topic, "format": kind, "item": f"{topic}-{number:04}", "variant": "plain"}
+                    rows.append({**where, "prompt": prompt, "run": run, "answer": text, "value": float(rng.normal())})
+    comparison.samples = pd.DataFrame(rows)
+    return comparison
+
+
+def test_a_study_of_six_topics_stays_under_five_megabytes():
+    comparison = large()
+    html = page.render(comparison)
+    total = len(comparison.samples.drop_duplicates(["format", "topic", "item"]))
+    assert len(comparison.samples) > 20_000 and len(html.encode()) < 5_000_000
+    assert f"{total:,} prompts were asked of 14 runs" in html and "with the largest changes" in html
 
 
 def test_the_report_is_the_same_when_written_twice(written, tmp_path):

@@ -96,7 +96,8 @@ def _point(axes: Axes, point: Point, y: float) -> None:
     )
 
 
-def _short(label: str, size: int) -> str:
+def short(label: str, size: int) -> str:
+    """A label that leaves room for the marks."""
     return label if len(label) <= size else label[: size - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -125,7 +126,7 @@ def stance(groups: list[Group], title: str, width: int) -> Figure:
             axes.plot([start, start], [y + HEAD, y + block], color=TOKENS["base"], linewidth=1, zorder=2)
         for i, point in enumerate(group.points):
             at = y + HEAD + ROW * (i + 0.5)
-            text = _short(point.label, 14 if narrow else 26)
+            text = short(point.label, 14 if narrow else 26)
             axes.text(-10 / (width - left), at, text, ha="right", color=TOKENS["muted"], fontsize=11, **style)
             _point(axes, point, at)
         y += block
@@ -156,7 +157,7 @@ def shift(groups: list[Group], title: str, width: int) -> Figure:
             axes.axvspan(*group.band, facecolor=TOKENS["noise"], alpha=0.45, linewidth=0, zorder=1)
         heading = group.name + ("  \N{MIDDLE DOT} tuned on" if group.marked else "")
         axes.text(0, -9, heading, color=TOKENS["ink"], fontweight="bold", transform=axes.get_yaxis_transform())
-        labels = [_short(p.label, 16 if narrow else 22) for p in group.points] if column == 0 else []
+        labels = [short(p.label, 16 if narrow else 22) for p in group.points] if column == 0 else []
         axes.set_yticks([4 + ROW * (j + 0.5) for j in range(len(labels))], labels)
         for j, point in enumerate(group.points):
             _point(axes, point, 4 + ROW * (j + 0.5))

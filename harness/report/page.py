@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import math
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from harness import __version__
-from harness.report import content, figures, findings, svg, tables
+from harness.report import content, figures, findings, headline, samples, svg, tables, tradeoff
 from harness.report.templates import environment
+from harness.runs import digest
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
 
-SHOWN = 60
-CUT = 600
-FILES = ("report.md", "summary.csv", "shifts.csv", "stance.csv", "samples.csv", "comparison.json")
+MATRICES = ("tuned", "inhibited", "control")
+FILES = (
+    *("report.md", "summary.csv", "shifts.csv", "stance.csv", "samples.csv", "samples.parquet", "comparison.json"),
+    *("tables/", "figures/"),
+)
 
 
 def render(comparison: Comparison) -> str:
@@ -28,24 +35,32 @@ def render(comparison: Comparison) -> str:
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:
-    headline, *others = content.measures_of(comparison)
-    chosen, total = samples(comparison)
+    main, *others = content.measures_of(comparison)
+    script = Markup((Path(__file__).parent / "report.js").read_text(encoding="utf-8"))
+    asked = samples.gathered(comparison)
+    packed, fitting = samples.packed(asked)
     return {
         "c": comparison,
-        "headline": content.title_of(comparison, headline),
-        "summary": content.summary(comparison, headline),
-        "stance": _stance(comparison, headline),
-        "shift": _shift(comparison, headline),
+        "lead": headline.sentences(comparison) or comparison.verdict[:2],
+        "summary": content.summary(comparison, main),
+        "stance": _stance(comparison, main),
+        "shift": _shift(comparison, main),
+        "tradeoff": _tradeoff(comparison, main),
         "noise": bool(content.runs_of(comparison, "noise")),
         "tuned": bool(content.runs_of(comparison, "tuned")),
         "control": bool(content.runs_of(comparison, "control")),
-        "matrices": [m for role in ("tuned", "inhibited") if (m := content.matrix(comparison, headline, role))],
+        "matrices": [m for role in MATRICES if (m := content.matrix(comparison, main, role))],
         "layers": _layers(comparison.localization) if comparison.localization else None,
         "others": [(content.title_of(comparison, name), _all_tables(comparison, name)) for name in others],
         "rates": _rates(comparison),
-        "samples": chosen,
-        "total": total,
-        "cut": CUT,
+        "asked": asked,
+        "static": samples.static(asked),
+        "packed": packed,
+        "fitting": fitting,
+        "total": len(asked.asked),
+        "cut": samples.CUT,
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "runs": [_run(run) for run in comparison.runs],
         "models": list(dict.fromkeys(str(run["model"]) for run in content.runs_of(comparison, "base"))),
         "files": FILES,
@@ -82,6 +97,20 @@ def _shift(comparison: Comparison, measure: str) -> dict[str, Any] | None:
     }
 
 
+def _tradeoff(comparison: Comparison, measure: str) -> dict[str, Any] | None:
+    drawn = tradeoff.trades(comparison, measure)
+    if not drawn:
+        return None
+    rows = content.records(comparison.shifts, measure=measure)
+    return {
+        "finding": tradeoff.finding(drawn),
+        "about": f"{content.title_of(comparison, measure)}, {content.items(rows, ' per topic')}",
+        "words": tradeoff.words(drawn),
+        "svg": svg.both("tradeoff", lambda width: tradeoff.picture(drawn, width)),
+        "table": tradeoff.table(drawn),
+    }
+
+
 def _layers(found: dict[str, Any]) -> dict[str, Any]:
     general = [int(n) for n in found["per_layer"].get("general", [])]
     specific = {content.topic_name(k): [int(n) for n in v] for k, v in found["per_layer"].items() if k != "general"}
@@ -115,7 +144,7 @@ def _layers(found: dict[str, Any]) -> dict[str, Any]:
 def _all_tables(comparison: Comparison, measure: str) -> list[tables.Table]:
     drawn = [content.summary(comparison, measure)]
     drawn += [content.by_topic(comparison, measure, which) for which in ("shift", "stance")]
-    drawn += [m for role in ("tuned", "inhibited") if (m := content.matrix(comparison, measure, role))]
+    drawn += [m for role in MATRICES if (m := content.matrix(comparison, measure, role))]
     return [table for table in drawn if table.rows]
 
 
@@ -132,60 +161,35 @@ def _rates(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def samples(comparison: Comparison) -> tuple[list[dict[str, Any]], int]:
-    """Up to SHOWN prompts, an equal share of each format (their units differ), by largest change from base.
-
-    Prompts without a change (refused on one side) are left out where any has one; samples.csv has them.
-
-    Returns:
-        chosen: the prompts with every main run's answer.
-        total: how many prompts there are.
-    """
-    shown = {
-        run["label"]: run["role"]
-        for run in content.runs_of(comparison, "base", "tuned", "inhibited", "patched", "other")
-    }
-    asked: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
-    for row in content.records(comparison.samples):
-        key = tuple(str(row[name]) for name in ("format", "topic", "item", "variant"))
-        asked.setdefault(key, {})[str(row["run"])] = row
-    formats: dict[str, list[dict[str, Any]]] = {}
-    for (kind, topic, item, variant), answers in asked.items():
-        listed = [_answer(label, shown[label], answers[label]) for label in shown if label in answers]
-        any_row = next(iter(answers.values()))
-        one = {"topic": topic, "item": item, "variant": variant, "format": kind, "prompt": _cut(any_row["prompt"])}
-        formats.setdefault(kind, []).append({**one, "answers": listed, "change": _change(listed)})
-    share = SHOWN // max(1, len(formats))
-    chosen = []
-    for rows in formats.values():
-        changed = [one for one in rows if not math.isnan(one["change"])]
-        chosen += sorted(changed, key=lambda one: abs(one["change"]), reverse=True)[:share] or rows[:share]
-    return chosen, len(asked)
-
-
-def _answer(label: str, role: str, row: dict[str, Any]) -> dict[str, Any]:
-    value = math.nan if row["value"] is None else float(row["value"])
-    return {"run": label, "role": role, "value": value, "answer": _cut(row["answer"])}
-
-
-def _change(answers: list[dict[str, Any]]) -> float:
-    """The largest change from base to a plain fine-tune (to any run without one); NaN where one gave no value."""
-    base = next((a["value"] for a in answers if a["role"] == "base"), math.nan)
-    after = [a for a in answers if a["role"] == "tuned"] or [a for a in answers if a["role"] != "base"]
-    changes = [a["value"] - base for a in after]
-    return max((change for change in changes if not math.isnan(change)), key=abs, default=math.nan)
-
-
-def _cut(text: object) -> str:
-    whole = str(text).strip()
-    return whole if len(whole) <= CUT else whole[:CUT].rstrip() + " \N{HORIZONTAL ELLIPSIS}"
-
-
 def _run(run: dict[str, Any]) -> dict[str, Any]:
+    """A run's provenance: facts that its manifest and its spec have, in reading order."""
+    spec = run["spec"]
+    facts = {
+        "Command": shlex.join(str(word) for word in run["command"]),
+        "Role": run["role"],
+        "Compared with": run["reference"]
+        if run["reference"] != run["label"]
+        else "nothing: others are compared with it",
+        "Model": run["model"],
+        "Weights": spec.get("weights"),
+        "Adapter": spec.get("adapter"),
+        "Neurons": spec.get("neurons"),
+        "Topics": spec.get("topics_hash"),
+        "Spec, SHA-256": digest(spec),
+        "Seed": spec.get("seed"),
+        "Order seed": spec.get("order_seed"),
+        "Started": run.get("started"),
+        "Seconds": run["seconds"],
+        "Machine": ", ".join(f"{name} {value}" for name, value in (run.get("machine") or {}).items()),
+        "Engine": run["engine"],
+        "Documents": run["documents"],
+        "Partial": "yes" if run["partial"] else "no",
+        "Folder": run["path"],
+        "Versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+    }
     return {
         **run,
         "words": content.ROLES.get(run["role"], run["role"]),
-        "spec": json.dumps(run["spec"], indent=2, ensure_ascii=False, default=str),
-        "versions": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-        "command": shlex.join(str(word) for word in run["command"]),
+        "facts": {name: value for name, value in facts.items() if value not in (None, "", {})},
+        "spec": json.dumps(spec, indent=2, ensure_ascii=False, default=str),
     }

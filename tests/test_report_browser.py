@@ -1,0 +1,290 @@
+"""The pages in a real browser: the policy holds, the filters count right, and axe finds nothing at WCAG 2 A and AA.
+
+Skipped where the system has no Chromium. STANCE_SCREENSHOTS names a folder that keeps the screenshots.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_report import HOSTILE, example
+
+from harness.report import content, samples
+from harness.report.page import render
+from harness.report.sheet import Picture, Section, Sheet, write_sheet
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e .[dev]")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no system Chromium: the pages cannot be opened")
+RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "resultTypes": ["violations"]}
+WIDTHS = {360: 800, 820: 1180, 1280: 900}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--renderer-process-limit=1"]
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return example()
+
+
+@pytest.fixture(scope="module")
+def report(comparison, tmp_path_factory):
+    return _written(comparison, tmp_path_factory.mktemp("report"))
+
+
+def _written(comparison, folder):
+    path = folder / "index.html"
+    path.write_text(render(comparison), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a page and fails the test when it complains, asks for anything or shows a dialog."""
+    contexts, complaints = [], []
+
+    def opened(path: Path, **context):
+        contexts.append(browser.new_context(**context))
+        contexts[-1].set_default_timeout(120_000)  # a busy machine is no failure
+        page = contexts[-1].new_page()
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda r: complaints.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+        page.on("dialog", lambda dialog: (complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def _violations(page):
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    found = axe.Axe().run(page, options=RULES).response["violations"]
+    return [
+        (v["id"], node["html"][:200], node.get("failureSummary", "")[:300]) for v in found for node in v["nodes"][:3]
+    ]
+
+
+def _field(page, label):
+    """A filter by its label's first words."""
+    return page.locator("#explorer").get_by_label(re.compile(f"^{label}"))
+
+
+def _count(page):
+    said = page.get_by_role("status").inner_text()
+    return 0 if said.startswith("No prompt") else int(re.match(r"[\d,]+", said).group().replace(",", ""))
+
+
+def _changes(comparison, run="plain"):
+    """(format, topic, item) -> (value before, value after), in plain Python."""
+    values = {(r["format"], r["topic"], r["item"], r["run"]): r["value"] for r in content.records(comparison.samples)}
+    return {key[:3]: (values[*key[:3], "base"], after) for key, after in values.items() if key[3] == run}
+
+
+def _flipped(pairs):
+    return sum(before * after < 0 for before, after in pairs if not math.isnan(before + after))
+
+
+def test_the_page_opens_quietly_and_the_explorer_takes_over(visit, report, comparison):
+    page = visit(report)
+    assert page.locator("#explorer").is_visible() and page.locator("#static-samples").is_hidden()
+    assert _count(page) == len(_changes(comparison))
+    assert page.locator("#explorer article").count() == 20
+    page.locator(".more").click()
+    assert page.locator("#explorer article").count() == 40
+    assert page.evaluate("document.activeElement.closest('li') === document.querySelectorAll('#explorer li')[20]")
+
+
+def test_filters_count_what_the_data_hold(visit, report, comparison):
+    page = visit(report)
+    changes = _changes(comparison)
+    _field(page, "Topic").select_option("race")
+    assert _count(page) == sum(topic == "race" for _, topic, _ in changes)
+    _field(page, "Format").select_option("open")
+    assert _count(page) == sum((kind, topic) == ("open", "race") for kind, topic, _ in changes)
+    page.locator("#explorer [type=reset]").click()
+    page.wait_for_function(f"document.querySelector('[role=status]').textContent.startsWith('{len(changes)} ')")
+    for run in ("plain", "patched", "base-again"):
+        _field(page, "Run").select_option(label=run)
+        _field(page, "Flipped").check()
+        assert _count(page) == _flipped(_changes(comparison, run).values())
+        assert page.locator("#explorer article .flip").count() == min(20, _count(page))
+        _field(page, "Flipped").uncheck()
+    _field(page, "Search").fill("science-003 weigh both")
+    page.wait_for_function("!document.querySelector('[role=status]').textContent.startsWith('54')")
+    assert _count(page) == sum(item == "science-003" for kind, _, item in changes if kind == "open")
+    _field(page, "Search").fill("no such words")
+    page.wait_for_function("document.querySelector('[role=status]').textContent.startsWith('No prompt')")
+    assert page.locator("#explorer article").count() == 0
+
+
+def test_sorts_do_what_they_say(visit, report, comparison):
+    page = visit(report)
+    _field(page, "Format").select_option("pairs")
+    shown = [
+        float(text.replace("\N{MINUS SIGN}", "-").split()[-1])
+        for text in page.locator("#explorer h3 > b").all_inner_texts()
+        if text
+    ]
+    sizes = sorted((abs(a - b) for (kind, *_), (b, a) in _changes(comparison).items() if kind == "pairs"), reverse=True)
+    assert [abs(value) for value in shown] == pytest.approx(sizes[:20], abs=6e-4)
+    _field(page, "Sort by").select_option("item")
+    items = [text.split(" \N{MIDDLE DOT} ")[1] for text in page.locator("#explorer h3 > small").all_inner_texts()]
+    assert items == sorted(items) and len(set(items)) > 1
+    _field(page, "Sort by").select_option("topic")
+    topics = page.locator("#explorer h3 > span").all_inner_texts()
+    assert topics == sorted(topics) and len(set(topics)) > 1
+
+
+def test_changed_words_are_marked_and_both_texts_are_whole(visit, tmp_path):
+    before, after = "I think taxes are too high, really.", "I think taxes are far too low."
+    comparison = example({"base": "base", "plain": "tuned"}, localized=False)
+    comparison.samples = pd.DataFrame(
+        [
+            {
+                "topic": "race",
+                "format": "open",
+                "item": "one",
+                "variant": "",
+                "prompt": "Why?",
+                "run": r,
+                "answer": t,
+                "value": v,
+            }
+            for r, t, v in (("base", before, 1.0), ("plain", after, -1.0))
+        ]
+    )
+    page = visit(_written(comparison, tmp_path))
+    gone, new = (" ".join(page.locator(f"#explorer {tag}").all_inner_texts()) for tag in ("del", "ins"))
+    assert "high" in gone and "really" in gone and "far" in new and "low" in new
+    assert not {"taxes", "think", "too"} & {*gone.split(), *new.split()}
+    texts = page.locator("#explorer .answer").evaluate_all("all => all.map(one => one.textContent)")
+    assert texts == [before, after]
+    assert page.locator("#explorer .flip").count() == 1
+
+
+def test_the_filters_work_by_keyboard_and_are_announced(visit, report):
+    page = visit(report)
+    _field(page, "Run").focus()
+    reached = []
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.name || document.activeElement.type"))
+    assert reached == ["topic", "format", "sort", "search", "flipped", "reset"]
+    _field(page, "Flipped").focus()
+    page.keyboard.press("Space")
+    assert _field(page, "Flipped").is_checked()
+    assert page.get_by_role("status").get_attribute("aria-live") == "polite"
+
+
+def test_hostile_strings_stay_text_in_the_browser(visit, tmp_path):
+    comparison = example()
+    comparison.title = comparison.warnings[0] = HOSTILE
+    comparison.runs[2]["label"] = HOSTILE
+    for frame in (comparison.stance, comparison.shifts, comparison.summary, comparison.rates, comparison.samples):
+        frame.loc[frame["run"] == "plain", "run"] = HOSTILE
+        frame["topic" if "topic" in frame else "role"] = frame["topic" if "topic" in frame else "role"].replace(
+            "race", HOSTILE
+        )
+    comparison.samples["answer"] = comparison.samples["prompt"] = comparison.samples["item"] = HOSTILE
+    page = visit(_written(comparison, tmp_path))
+    _field(page, "Topic").select_option(HOSTILE)
+    assert HOSTILE in page.locator("#explorer .answer").first.inner_text()
+    assert page.locator("img").count() == 0 and page.locator("script").count() == 2
+
+
+def test_a_script_from_elsewhere_does_not_run(browser, report, tmp_path):
+    path = tmp_path / "index.html"
+    html = report.read_text(encoding="utf-8")
+    path.write_text(html.replace("<main", "<script>document.title = 'ran'</script><main", 1), encoding="utf-8")
+    page, said = browser.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(path.as_uri())
+    assert page.title() != "ran" and any("Content Security Policy" in text for text in said)
+    page.close()
+
+
+def test_without_javascript_everything_is_there(visit, report, comparison):
+    page = visit(report, java_script_enabled=False)
+    assert page.locator("#explorer").is_hidden()
+    page.locator("#static-samples > summary").click()
+    assert page.locator("#static-samples article").count() == min(samples.SHOWN, len(_changes(comparison)))
+    assert page.locator("#static-samples article").first.is_visible()
+
+
+@pytest.mark.parametrize(
+    "context", [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 800}}]
+)
+def test_axe_finds_nothing(visit, report, context):
+    assert _violations(visit(report, **context)) == []
+
+
+def test_no_width_scrolls_sideways_and_screenshots_are_kept(visit, report, tmp_path):
+    folder = Path(os.environ.get("STANCE_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for width, height in WIDTHS.items():
+        page = visit(report, viewport={"width": width, "height": height})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.screenshot(path=folder / f"report-{width}.png", full_page=True)
+        page.close()
+    page = visit(report, viewport={"width": 1280, "height": 900}, color_scheme="dark")
+    page.screenshot(path=folder / "report-1280-dark.png", full_page=True)
+    assert len(list(folder.glob("report-*.png"))) >= 4
+
+
+def test_printing_opens_what_matters(visit, report):
+    page = visit(report)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open]):not(.samples)").count() == 0
+    page.emulate_media(media="print")
+    assert page.locator("nav").is_hidden() and page.locator(".filters").is_hidden()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+
+
+@pytest.mark.parametrize(
+    "context", [{"color_scheme": "light"}, {"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 800}}]
+)
+def test_axe_finds_nothing_on_a_sheet(visit, tmp_path, context):
+    from harness.report.figures import axes_at, canvas
+
+    def draw(width):
+        figure = canvas(width, 120)
+        axes_at(figure, 40, 10, width - 60, 80).plot([0, 1], [0, 1])
+        return figure
+
+    table = pd.DataFrame(
+        {"run": ["base", HOSTILE], "value": [0.5, -0.25], "value_low": [0.1, -0.5], "value_high": [0.9, 0.0]}
+    )
+    section = Section(
+        "one",
+        "A table",
+        "What it means.",
+        table,
+        Picture("It rises", "From 0 to 1.", draw),
+        {"value": ("value_low", "value_high")},
+    )
+    sheet = Sheet("A study", "What was found", ("One sentence.",), (section,), {"seed": 0, "spec": json.dumps([1])})
+    page = visit(write_sheet(sheet, tmp_path), **context)
+    assert _violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
