@@ -11,7 +11,7 @@ INPUTS := $(wildcard requirements/*.txt) requirements/vllm-shim/pyproject.toml r
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench format lock clean
+.PHONY: help setup demo test check bench docs format lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -34,6 +34,10 @@ check: .venv/.installed ## lint, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+docs: .venv/.installed ## the documentation as a site: build/docs/index.html
+	@$(PIP) install --no-deps -r requirements/docs.txt
+	$(BIN)/mkdocs build --strict
 
 format: .venv/.installed ## put imports and formatting right
 	$(BIN)/ruff check --select I --fix
