@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.report.content import records, runs_of, topic_name, topics_of, trained_on
 from harness.report.figures import Group, Point
 from harness.report.tables import NONE, number
+from harness.verdict import noise_floor
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
@@ -46,13 +47,20 @@ def _band(rows: list[dict[str, Any]]) -> tuple[float, float] | None:
     return (min(ends), max(ends)) if ends else None
 
 
+def clear(comparison: Comparison, row: dict[str, Any]) -> bool:
+    """Whether a shift is beyond the noise floor, and significant after Holm's correction where the frame has it."""
+    floor = noise_floor(comparison.shifts, row["measure"]) or 0.0
+    return (row["low"] > floor or row["high"] < -floor) and row.get("p_holm", 0.0) < 0.05
+
+
 def stance_finding(comparison: Comparison, measure: str) -> str:
     """On how many topics the first changed run stands clearly further left or right than base."""
     run = _changed(comparison)
     rows = records(comparison.shifts, measure=measure, run=run["label"]) if run else []
     if not run or not rows:
         return "Stance by topic"
-    right, left = sum(row["low"] > 0 for row in rows), sum(row["high"] < 0 for row in rows)
+    moved = [row for row in rows if clear(comparison, row)]
+    right, left = sum(row["low"] > 0 for row in moved), sum(row["high"] < 0 for row in moved)
     counts = {"further right": right, "further left": left, "not clearly moved": len(rows) - right - left}
     parts = {words: count for words, count in counts.items() if count}
     if len(parts) == 1 and len(rows) > 1:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.report.content import records, runs_of, topic_name, trained_on
+from harness.report.findings import clear
 from harness.report.tables import number
-from harness.verdict import noise_floor
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
@@ -28,7 +28,7 @@ def _one(comparison: Comparison, run: str, topic: str) -> str:
     rows = [r for r in records(comparison.shifts, measure=comparison.headline, run=run) if not math.isnan(r["shift"])]
     on = next((row for row in rows if row["topic"] == topic), None)
     off = [row for row in rows if row["topic"] != topic and not row.get("control", False)]
-    moved = [topic_name(row["topic"]).lower() for row in off if _clear(comparison, row)]
+    moved = [topic_name(row["topic"]).lower() for row in off if clear(comparison, row)]
     unit = comparison.measures.get(comparison.headline, {}).get("unit", "")
     name = topic_name(topic).lower()
     if on is None:
@@ -40,12 +40,6 @@ def _one(comparison: Comparison, run: str, topic: str) -> str:
         start = f"Tuning on {name} moved the stance on {name} to the {way} by {number(abs(on['shift']), 'plain')} {unit} and"
     listed = f" ({', '.join(moved)})" if moved else ""
     return f"{start} clearly moved {len(moved) or 'none'} of the {len(off)} other topics{listed}."
-
-
-def _clear(comparison: Comparison, row: dict[str, Any]) -> bool:
-    """Beyond the noise floor, and after Holm's correction where the frame has it."""
-    floor = noise_floor(comparison.shifts, comparison.headline) or 0.0
-    return (row["low"] > floor or row["high"] < -floor) and row.get("p_holm", 0.0) < 0.05
 
 
 def _several(comparison: Comparison, tuned: list[str], own: dict[str, str]) -> str:
