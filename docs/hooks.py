@@ -17,6 +17,7 @@ from mkdocs.structure.files import File, Files
 from reference import ROOT, filled
 
 DOCS = ROOT / "docs"
+FETCHED = re.compile(r'<script src="https://[^"]*"></script>')
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 PROJECT = {name: f"project/{name}" for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")}
 
@@ -47,6 +48,17 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return f"[{found[1]}]({os.path.relpath(uri, here)}{target[1]})"
 
     return LINK.sub(led, filled(markdown))
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The theme fetches a script that searches where pages are opened from a folder; the site has one of its own."""
+    own = f'<script src="{os.path.relpath("assets/worker.js", Path(page.file.dest_uri).parent)}"></script>'
+    return FETCHED.sub(own, output)
+
+
+def on_post_template(output: str, template_name: str, config: Any) -> str:
+    """404.html is never opened from a folder."""
+    return FETCHED.sub("", output)
 
 
 def _targets(source: Path) -> list[tuple[str, str]]:

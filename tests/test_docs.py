@@ -304,3 +304,5 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     commands = read(tmp_path / "site" / "reference" / "commands.html")
     assert "stance-eval" in commands and "--order-seed" in commands
+    pages = [read(path) for path in (tmp_path / "site").rglob("*.html")]
+    assert not [found for text in pages for found in re.findall(r'<(?:script|link|img)[^>]+="https?://[^"]*"', text)]
