@@ -1,7 +1,7 @@
 """`stance`: one command per verb. Options are parsed in this package; the work is in api.py and experiment.py.
 
 measuring: eval. training: tune, localize, export. studies: compare, run, validate. material: topics, judge, models, doctor,
-completion. storage: cache. extending: plugins, and localize's sub-command for other packages' localisers.
+completion. storage: cache. sharing: share. extending: plugins, and localize's sub-command for other packages' localisers.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def main(ctx: click.Context, quiet: bool) -> None:
     \b
     Exit codes:
       0    done
+      1    a question was answered with no, or this program failed: a traceback says where
       2    the input is wrong; one paragraph on standard error says what and what to do
       3    an intervention did not do what it claims, so its result is refused
       130  interrupted; the same command goes on where it stopped
@@ -135,4 +136,4 @@ def _stdout_kept() -> Iterator[None]:
 
 
 # The commands join `main` when their modules are imported.
-from harness.cli import extending, material, measuring, storage, studies, training  # noqa: E402, F401
+from harness.cli import extending, material, measuring, sharing, storage, studies, training  # noqa: E402, F401

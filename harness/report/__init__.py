@@ -1,7 +1,7 @@
-"""One Comparison -> a before/after report: one self-contained HTML page, Markdown, CSV and JSON.
+"""One Comparison -> a before/after report: one self-contained HTML page, and the same as files (docs/exports.md).
 
-Every number a reader sees, in the page, in Markdown and in the terminal, is written by `tables.number`; the CSV and
-JSON files hold the same numbers in full precision.
+Every number a reader sees, in the page, in Markdown, in LaTeX and in the terminal, is written by `tables.number`; the
+CSV, Parquet and JSON files hold the same numbers in full precision.
 """
 
 from __future__ import annotations
@@ -18,10 +18,19 @@ if TYPE_CHECKING:
     from harness.compare import Comparison
 
 __all__ = ["rich_table", "summary_table", "write_report"]
+_TABLES = ("summary", "stance", "shift", "tradeoff", "matrix-*", "neurons-*", "rates-*")
+_FIGURES = ("stance", "shift", "tradeoff", "layers")
+EARLIER = (
+    *(f"tables/{name}.tex" for name in _TABLES),
+    *(f"figures/{name}.{kind}" for name in _FIGURES for kind in ("svg", "png")),
+    "model-card*.md",
+)
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
-    """Write index.html, report.md, summary.csv, shifts.csv, stance.csv, samples.csv and comparison.json.
+    """Write the page, report.md, CSV, samples.parquet, comparison.json, tables, figures and model cards.
+
+    Tables, figures and cards of an earlier report in the same folder are removed where this one has none.
 
     Returns:
         The path of index.html, which is written last.
@@ -29,15 +38,23 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    from harness.report import export, page
+    from harness.report import export, figure_files, model_card, page
 
     out = Path(out)
     html = page.render(comparison)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        for folder in (out, out / "tables", out / "figures"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for pattern in EARLIER:
+            for path in out.glob(pattern):
+                path.unlink()
         export.write_csv(comparison, out)
+        export.write_parquet(comparison, out / "samples.parquet")
         export.write_comparison(comparison, out / "comparison.json")
         export.write_text(out / "report.md", export.markdown(comparison))
+        export.write_tables(comparison, out / "tables")
+        figure_files.write_figures(comparison, out / "figures")
+        model_card.write_cards(comparison, out)
         export.write_text(out / "index.html", html)
     except OSError as error:
         raise InputError(f"Cannot write the report to {out} ({error.strerror}); give another --out.") from None

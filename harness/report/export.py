@@ -1,8 +1,10 @@
-"""The files beside the page: CSV in full precision, one JSON of everything but the samples, and report.md."""
+"""The files beside the page: CSV and Parquet in full precision, one JSON of everything but the samples, report.md, tables."""
 
 from __future__ import annotations
 
+import csv
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,14 +12,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from harness.report import content, tables
+from harness.report import content, latex, tables, tradeoff
+from harness.report.page import MATRICES
+from harness.report.tables import Cell, Row, Table
 from harness.runs import write_json
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
 
 FRAMES = ("stance", "shifts", "summary", "rates")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # the last four: their wide forms
+CONTROL = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n\r"
+}
 
 
 def write_csv(comparison: Comparison, out: Path) -> None:
@@ -25,12 +44,85 @@ def write_csv(comparison: Comparison, out: Path) -> None:
     for name in ("summary", "shifts", "stance", "samples"):
         frame: pd.DataFrame = getattr(comparison, name)
         safe = frame.astype(object).map(guarded) if len(frame) else frame
-        safe.to_csv(out / f"{name}.csv", index=False, encoding="utf-8", errors="replace", lineterminator="\n")
+        style: dict[str, Any] = {"lineterminator": "\n", "quoting": csv.QUOTE_NONNUMERIC}  # or a lone \\r ends a row
+        safe.to_csv(out / f"{name}.csv", index=False, encoding="utf-8", errors="replace", **style)
 
 
 def guarded(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets a leading apostrophe; numbers stay numbers."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    text = carried(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def carried(text: str) -> str:
+    """Text as UTF-8 can carry it: a lone surrogate becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def write_parquet(comparison: Comparison, path: Path) -> None:
+    """The samples, typed: `value` a double, everything else text as it was, without samples.csv's apostrophes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    frame = comparison.samples
+    columns = {}
+    for name in frame.columns:
+        if name == "value":
+            columns[name] = pa.array(pd.to_numeric(frame[name]).astype("float64"), pa.float64(), from_pandas=True)
+        else:
+            texts = [None if pd.isna(value) else carried(str(value)) for value in frame[name]]
+            columns[name] = pa.array(texts, pa.string())
+    pq.write_table(pa.table(columns), path)
+
+
+def write_tables(comparison: Comparison, out: Path) -> None:
+    """NAME.tex of every table that has rows."""
+    for name, table in leading_tables(comparison).items():
+        write_text(out / f"{name}.tex", latex.latex(table, f"stance-{name}"))
+
+
+def leading_tables(comparison: Comparison) -> dict[str, Table]:
+    """Name -> table: what the page shows of the leading measure, of the neurons and of how the answers fell."""
+    measure = comparison.headline
+    found = {"summary": content.summary(comparison, measure)}
+    found |= {which: content.by_topic(comparison, measure, which) for which in ("stance", "shift")}
+    if trades := tradeoff.trades(comparison, measure):
+        found["tradeoff"] = tradeoff.table(trades)
+    for role in MATRICES:
+        if matrix := content.matrix(comparison, measure, role):
+            found[f"matrix-{role}"] = matrix
+    found |= neuron_tables(comparison) | rate_tables(comparison)
+    return {name: table for name, table in found.items() if table.rows}
+
+
+def neuron_tables(comparison: Comparison) -> dict[str, Table]:
+    """Overlap between topics, and the ranking's correlation with activation size; empty without a localisation."""
+    found = comparison.localization
+    if not found:
+        return {}
+    rows = [
+        Row(content.topic_name(topic), (Cell(tables.number(value)),))
+        for topic, value in found["rank_correlation"].items()
+    ]
+    caption = "Rank correlation with plain activation size; near 1 means: selected because it is large"
+    return {
+        "neurons-overlap": content.square("Overlap of the selected neurons between topics (Jaccard)", found["overlap"]),
+        "neurons-correlation": Table(caption, "Topic", ("Correlation",), tuple(rows)),
+    }
+
+
+def rate_tables(comparison: Comparison) -> dict[str, Table]:
+    """How the answers of each format fell, over all topics."""
+    kinds = dict.fromkeys(str(kind) for kind in comparison.rates["format"])
+    found = {f"rates-{slug(kind)}": content.rates(comparison, kind) for kind in kinds}
+    return {name: table for name, table in found.items() if table}
+
+
+def slug(text: object) -> str:
+    """Letters, digits, dots and dashes of a label, for a file name; never empty, never hidden, never a path."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", str(text)).strip(".-")[:60] or "unnamed"
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
@@ -54,12 +146,12 @@ def plain(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Labels may come from file names, whose lone surrogates UTF-8 cannot carry."""
-    path.write_text(text, encoding="utf-8", errors="replace")
+    """Text as UTF-8 carries it, and a terminal may show it: no lone surrogates, no control characters."""
+    path.write_text(text.translate(CONTROL), encoding="utf-8", errors="replace")
 
 
 def markdown(comparison: Comparison) -> str:
-    """report.md: verdict, warnings, the headline table, then every measure by topic."""
+    """report.md: verdict, warnings, the headline table, every measure by topic, the neurons, how the answers fell."""
     text = tables.plain_text
     parts = [f"# {text(comparison.title)}"]
     parts += [f"- {text(sentence)}" for sentence in comparison.verdict]
@@ -68,12 +160,20 @@ def markdown(comparison: Comparison) -> str:
         parts.append(f"## {text(content.title_of(comparison, measure))}")
         drawn = [content.summary(comparison, measure)]
         drawn += [content.by_topic(comparison, measure, which) for which in ("shift", "stance")]
-        drawn += [found for role in ("tuned", "inhibited") if (found := content.matrix(comparison, measure, role))]
-        for table in drawn:
-            parts += [text(table.caption), tables.markdown(table)] if table.rows else []
+        if trades := tradeoff.trades(comparison, measure):
+            drawn.append(tradeoff.table(trades))
+        drawn += [found for role in MATRICES if (found := content.matrix(comparison, measure, role))]
+        parts += _drawn(drawn)
+    for title, made in (("Where the neurons are", neuron_tables), ("How the answers fell", rate_tables)):
+        found = _drawn(list(made(comparison).values()))
+        parts += [f"## {title}", *found] if found else []
     parts += ["## Runs", *(f"- {_run(run)}" for run in comparison.runs)]
     parts.append(f"{tables.NONE} means: not measured or not defined. The figures and the method stand in index.html.")
     return _spaced(parts)
+
+
+def _drawn(made: list[Table]) -> list[str]:
+    return [part for table in made if table.rows for part in (tables.plain_text(table.caption), tables.markdown(table))]
 
 
 def _run(run: dict[str, Any]) -> str:
