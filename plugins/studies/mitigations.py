@@ -261,7 +261,7 @@ def run(settings: Settings, out: Path) -> Sheet:
         "seen": settings.seen,
         "items per topic and task": settings.measure.limit or "all",
         "settings": digest(settings.model_dump())[:16],
-        "made by": "stance run experiments/mitigations.yaml",
+        "made by": f"stance run experiments/{settings.name}.yaml",
     }
     return sheet(shifts, controls, about)
 
