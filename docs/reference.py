@@ -297,7 +297,7 @@ def messages(family: str) -> Callable[[], str]:
 
     def listed() -> str:
         found = [m for m in raised() if m.family == family and len(m.constant) > 20]
-        return "\n".join(f"- {_shown(m)} <small>{m.module}</small>" for m in found)
+        return "\n".join(f"- {_shown(m)} <small>`{m.module}`</small>" for m in found)
 
     return listed
 
@@ -317,8 +317,10 @@ def _prose(text: str | None) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table without the columns that would be empty."""
+    kept = [n for n in range(len(head)) if any(row[n] for row in rows)]
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(cell for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line[n] for n in kept)} |" for line in lines)
 
 
 PARTS: dict[str, Callable[[], str]] = {
