@@ -61,7 +61,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, model: str) -> tuple[Path, Pa
 
 
 def test_every_step_is_a_complete_run_folder(done: Any) -> None:
-    steps = {p.name[3:] for p in done[1].iterdir() if p.is_dir()}
+    steps = {p.name[3:] for p in done[1].glob("[0-9][0-9]-*")}
     expected = {
         *("measure-base", "measure-base-again", "tune", "measure-tuned", "localize"),
         *("patch-none", "patch-general", "patch-random-0"),
@@ -69,7 +69,7 @@ def test_every_step_is_a_complete_run_folder(done: Any) -> None:
     }
     # Specific neurons are patched where there are any; on a random model that is a matter of chance.
     assert expected <= steps <= expected | {"patch-specific"}
-    assert all((p / "manifest.json").is_file() for p in done[1].iterdir() if p.is_dir())
+    assert all((p / "manifest.json").is_file() for p in done[1].glob("[0-9][0-9]-*"))
 
 
 def test_the_report_and_its_data_are_written(done: Any) -> None:
