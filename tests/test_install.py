@@ -179,7 +179,7 @@ def test_the_hook_imports_nothing_heavy_and_costs_little(tmp_path: Path) -> None
     assert not {"harness", "lm_eval", "torch", "yaml", "pydantic"} & set(loaded)
     runs = [python("-X", "importtime", "-c", "pass", cwd=tmp_path).stderr for _ in range(3)]
     microseconds = [int(re.findall(rf"\|\s*(\d+) \|\s*{HOOK}$", run, re.MULTILINE)[0]) for run in runs]
-    assert min(microseconds) < 50_000
+    assert min(microseconds) < 250_000
 
 
 def test_lm_eval_works_when_the_harness_is_gone(tmp_path: Path) -> None:
