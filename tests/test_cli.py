@@ -38,11 +38,6 @@ def pairs(tmp_path: Path) -> Path:
     return path
 
 
-def test_help_of_every_command_has_an_example() -> None:
-    for name in ("eval", "tune", "compare", "run"):
-        assert "Example:" in stance(name, "--help").output
-
-
 def test_eval_refuses_unknown_names(llama: str, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "r")]
     refused(stance("eval", "--model", "nobody", *out), "no model 'nobody'", "smollm2-135m-instruct")
