@@ -412,8 +412,8 @@ def test_two_sentences_say_what_moved_and_what_held(written):
     comparison, _, html = written
     first, second = headline.sentences(comparison)
     assert first.startswith("Tuning on immigration moved the stance on immigration to the left by 0.412 nats per token")
-    assert re.search(r"clearly moved (none|\d) of the 5 other topics", first)
-    assert second == "Of 2 mitigated runs, none left less spill-over than its random control."
+    assert first.endswith("and clearly moved all 5 other topics.")
+    assert second == "Of 2 mitigated runs, none left clearly less spill-over than its random control."
     assert 0 < html.index(first) < html.index(comparison.warnings[0]) < html.index("<table")
 
 

@@ -38,6 +38,8 @@ def _one(comparison: Comparison, run: str, topic: str) -> str:
     else:
         way = "right" if on["shift"] > 0 else "left"
         start = f"Tuning on {name} moved the stance on {name} to the {way} by {number(abs(on['shift']), 'plain')} {unit} and"
+    if moved and len(moved) == len(off):
+        return f"{start} clearly moved all {len(off)} other topics."
     listed = f" ({', '.join(moved)})" if moved else ""
     return f"{start} clearly moved {len(moved) or 'none'} of the {len(off)} other topics{listed}."
 
@@ -70,7 +72,7 @@ def _held_back(comparison: Comparison) -> str:
         beat = [run for run, net in nets.items() if net["low"] > 0]
         named = f" ({', '.join(beat)})" if beat else ""
         less = f" {len(tried) - len(nets)} had no control to be judged by." if len(nets) < len(tried) else ""
-        told = f"{len(beat) or 'none'} left less spill-over than its random control{named}"
+        told = f"{len(beat) or 'none'} left clearly less spill-over than its random control{named}"
         return f"Of {len(tried)} mitigated runs, {told}.{less}"
     run, kept = tried[0], found.get((tried[0], "kept"))
     text = f"With {run}, {number(1 - found[run, 'reduction']['value'], 'percent')} of that spill-over was left"
