@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.asking import asking
 from harness.compare import ROLES, Comparison, compare, load_runs
 from harness.engines import ADAPTERS, ENGINES, Settings
 from harness.engines.lease import release as release_engine
 from harness.errors import InputError, choices
-from harness.measure import Asked, check_tasks
 from harness.results import FineTune, Localized, Measurement
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ __all__ = [
     "FineTune",
     "Localized",
     "Measurement",
-    "asking",
     "compare_runs",
     "evaluate",
     "localize_neurons",
@@ -39,43 +38,6 @@ Place = str | Path
 Switch = Literal["auto", "on", "off"]
 Side = Literal["left", "right"]
 SWITCHES, SIDES, DTYPES = ("auto", "on", "off"), ("left", "right"), ("auto", "bfloat16", "float32")
-
-
-def asking(
-    tasks: Sequence[str] | None = None,
-    limit: int | Mapping[str, int] | None = None,
-    *,
-    judge: str = "embedded",
-    axes: Mapping[str, Any] | None = None,
-    topics_dir: Sequence[Place] = (),
-    data: Place | None = None,
-    **sampling: Any,
-) -> Asked:
-    """What is asked, checked; `sampling` are further fields of `Asked`.
-
-    Raises:
-        InputError: anything that can be known to be wrong before a model is loaded.
-    """
-    from harness.sources import as_topics
-    from harness.topics import GROUP, find_topics
-
-    folders = [Path(folder) for folder in topics_dir]
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"--topics-dir {folder} is no folder; give a folder with topic files.")
-    names = (GROUP,)
-    if data is not None:
-        made = as_topics(Path(data))
-        folders.append(made)
-        names = tuple(topic.task for topic in find_topics([made]).values())
-    if isinstance(tasks, str):
-        raise InputError(f"tasks is {tasks!r}; expected a list of task names, such as [{tasks!r}].")
-    if tasks is not None:
-        names = tuple(tasks)
-    most = dict(limit) if isinstance(limit, Mapping) else limit
-    asked = Asked(names, most, judge=judge, folders=tuple(folders), axes=dict(axes or {}), **sampling)
-    check_tasks(asked)
-    return asked
 
 
 def evaluate(
@@ -294,26 +256,18 @@ def run_experiment(experiment: Place, *, out: Place | None = None) -> Comparison
         InputError: what is wrong with the file, naming the key.
         ProofError: an intervention did not do what it claims.
     """
-    from harness.analysis import read_settings, read_yaml
-    from harness.config import load_experiment
-    from harness.experiment import run
+    from harness.experiment_file import opened
     from harness.report import write_report
-    from harness.report.sheet import write_sheet
-    from plugins import load
+    from harness.report.sheet import Sheet, write_sheet
 
-    file = Path(experiment)
-    if named := (raw := read_yaml(file)).get("analysis"):
-        analysis = load("analyses", str(named))
-        settings = read_settings(raw, file, analysis.settings)
-        folder = Path(out or Path("reports") / settings.name)
-        sheet = analysis.run(settings, folder)
-        write_sheet(sheet, folder)
-        return sheet
-    config = load_experiment(file)
-    folder = Path(out or Path("reports") / config.name)
-    comparison = run(config, folder)
-    write_report(comparison, folder)
-    return comparison
+    study = opened(Path(experiment))
+    folder = study.folder(_path(out))
+    made = study.run(study.settings, folder)
+    if isinstance(made, Sheet):
+        write_sheet(made, folder)
+    else:
+        write_report(made, folder)
+    return made
 
 
 def _among(**given: tuple[Any, Sequence[Any]]) -> None:

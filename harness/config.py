@@ -8,7 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.analysis import read_yaml
+from harness.engines import Settings
 from harness.errors import InputError
+from harness.measure import Asked
 from harness.models import DEFAULT
 from harness.recipe import Recipe
 from harness.sites import SiteName
@@ -32,6 +34,16 @@ class MeasureSettings(Strict):
     axes: dict[str, Any] = {}
     max_length: int = Field(1024, ge=32)
     topics_dir: list[Path] = []
+
+    @property
+    def asked(self) -> Asked:
+        """The questions."""
+        return Asked(tuple(self.tasks), self.limit, judge=self.judge, folders=tuple(self.topics_dir), axes=self.axes)
+
+    @property
+    def served(self) -> Settings:
+        """What the engine is started with."""
+        return Settings(dtype=self.dtype, max_length=self.max_length, adapters=self.adapters)
 
 
 class TrainSettings(Strict):

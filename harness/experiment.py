@@ -26,7 +26,6 @@ from harness.mitigation import Material, Training
 from harness.neurons import Neurons
 from harness.runs import Run
 from harness.sites import check_mlp_site
-from harness.steps import announce
 from harness.topics import Topic, find_topics
 from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
@@ -35,7 +34,7 @@ NOISE_SEED = 1
 
 
 @dataclass
-class Study:
+class Study(steps.Numbered):
     """An experiment being carried out in a folder."""
 
     config: Experiment
@@ -43,7 +42,6 @@ class Study:
     topics: dict[str, Topic]
     measured: list[Path] = field(default_factory=list)
     localizations: list[Path] = field(default_factory=list)
-    _count: int = 0
 
     @property
     def base(self) -> Variant:
@@ -51,19 +49,11 @@ class Study:
 
     @property
     def asked(self) -> Asked:
-        m = self.config.measure
-        return Asked(tuple(m.tasks), m.limit, judge=m.judge, folders=tuple(m.topics_dir), axes=m.axes)
+        return self.config.measure.asked
 
     @property
     def settings(self) -> engines.Settings:
-        m = self.config.measure
-        return engines.Settings(dtype=m.dtype, max_length=m.max_length, adapters=m.adapters)
-
-    def step(self, name: str, work: Any) -> Run:
-        """Number a step, give it its folder and run it."""
-        self._count += 1
-        folder = self.out / f"{self._count:02d}-{name.replace(chr(37), 'pct')}"
-        return announce(self._count, name, lambda: work(folder))
+        return self.config.measure.served
 
     def measure(self, label: str, role: str, variant: Variant, asked: Asked | None = None, **about: Any) -> None:
         """One measurement of a variant under the experiment's settings."""

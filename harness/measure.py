@@ -122,7 +122,7 @@ def measure(engine: Engine, asked: Asked) -> tuple[dict[str, Any], pd.DataFrame]
     outcome: Any = evaluate(
         lm=EngineLM(engine, asked.order_seed, asked.temperature, asked.sampling_seed),
         task_dict=tasks,
-        samples=_chosen(tasks["tasks"], asked.limit),
+        samples=chosen_documents(tasks["tasks"], asked.limit),
         bootstrap_iters=0,
         log_samples=True,
         apply_chat_template=asked.chat,
@@ -139,7 +139,7 @@ def measure(engine: Engine, asked: Asked) -> tuple[dict[str, Any], pd.DataFrame]
     return json.loads(json.dumps(results, default=str)), samples
 
 
-def _chosen(tasks: dict[str, Any], limit: int | dict[str, int] | None) -> dict[str, list[int]] | None:
+def chosen_documents(tasks: dict[str, Any], limit: int | dict[str, int] | None) -> dict[str, list[int]] | None:
     """The documents of every task's first items, as many items as its limit says."""
     if limit is None:
         return None

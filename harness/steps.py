@@ -214,6 +214,19 @@ def patch_step(
     return run
 
 
+class Numbered:
+    """A study whose run folders carry the numbers of their steps, in the order in which they are asked for."""
+
+    out: Path
+    _count = 0
+
+    def step(self, name: str, work: Callable[[Path], Run]) -> Run:
+        """The next numbered run folder, made where it is not there yet."""
+        self._count += 1
+        folder = self.out / f"{self._count:02d}-{name.replace('%', 'pct')}"
+        return announce(self._count, name, lambda: work(folder))
+
+
 def announce(number: int, name: str, work: Callable[[], Run]) -> Run:
     """Run one numbered step under its name, saying what it does, how long it took or that it was there already."""
     import time

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from harness.engines import Tokens
-from harness.measure import Asked, _chosen, prompt_ids, uses_chat
+from harness.measure import Asked, chosen_documents, prompt_ids, uses_chat
 
 CHARACTERS = 4
 
@@ -104,7 +104,7 @@ def _counted(asked: Asked, counter: Counter) -> tuple[int, int]:
 
     manager = task_manager(list(asked.folders), axes=asked.axes)
     tasks = manager.load(manager.match_tasks(list(asked.tasks)))["tasks"]
-    chosen = _chosen(tasks, asked.limit)
+    chosen = chosen_documents(tasks, asked.limit)
     lm = EngineLM(counter)  # under this name, as tasks find the model that asks them
     requests: dict[str, list[Any]] = defaultdict(list)
     documents = 0

@@ -79,7 +79,7 @@ def asked_from(options: dict[str, Any]) -> Any:
     Raises:
         InputError: anything that can be known to be wrong before a model is loaded.
     """
-    from harness.api import asking
+    from harness.asking import asking
 
     keys = ("limit", "judge", "topics_dir", "data")
     return asking(names_from(options["tasks"]), **{key: options[key] for key in keys}, axes=axes_from(options["axes"]))

@@ -60,46 +60,34 @@ def run_command(experiment: Path, out: Path | None, dry_run: bool, as_json: bool
     Examples: stance run experiments/demo.yaml --dry-run
               stance run experiments/demo.yaml
     """
-    from harness.analysis import read_settings, read_yaml
-    from harness.config import load_experiment
+    from harness.experiment_file import opened
+    from harness.report.sheet import Sheet
+    from harness.terminal import print_comparison, print_sheet
 
     if as_json and not dry_run:
         raise InputError("--json prints a plan; give it together with --dry-run.")
-    if named := (raw := read_yaml(experiment)).get("analysis"):
-        from harness.terminal import print_sheet
-        from plugins import load
-
-        analysis = load("analyses", str(named))
-        settings = read_settings(raw, experiment, analysis.settings)
-        folder = out or Path("reports") / settings.name
-        if dry_run:
-            _print_plan(settings, folder, analysis.prepare, analysis.plan, as_json)
-        else:
-            print_sheet(analysis.run(settings, folder), folder)
-        return
-    from harness.experiment import prepare, run
-    from harness.terminal import print_comparison
-
-    config = load_experiment(experiment)
-    folder = out or Path("reports") / config.name
+    study = opened(experiment)
+    folder = study.folder(out)
     if dry_run:
-        from harness.experiment_plan import plan
-
-        _print_plan(config, folder, prepare, plan, as_json)
+        _print_plan(study, folder, as_json)
+        return
+    made = study.run(study.settings, folder)
+    if isinstance(made, Sheet):
+        print_sheet(made, folder)
     else:
-        print_comparison(run(config, folder), folder)
+        print_comparison(made, folder)
 
 
-def _print_plan(settings: Any, out: Path, prepare: Any, plan: Any, as_json: bool) -> None:
+def _print_plan(study: Any, out: Path, as_json: bool) -> None:
     from harness.plan import check
     from harness.plan_view import print_plan
     from harness.planner import Planner
 
-    if prepare is None or plan is None:
+    if study.prepare is None or study.plan is None:
         raise InputError("This analysis does not say what its steps are; its `Analysis` needs `prepare` and `plan`.")
-    check(prepare, settings, out)
-    planner = Planner(settings.model)
-    print_plan(settings.name, plan(settings, planner), planner, out, as_json)
+    check(study.prepare, study.settings, out)
+    planner = Planner(study.settings.model)
+    print_plan(study.settings.name, study.plan(study.settings, planner), planner, out, as_json)
 
 
 @main.command("validate")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from harness import engines, steps
 from harness.errors import InputError, choices
@@ -18,7 +17,6 @@ from harness.measure import Asked, check_tasks
 from harness.models import load_config, resolve
 from harness.recipe import Recipe
 from harness.runs import Run, load_measurement
-from harness.steps import announce
 from harness.topics import FORMATS, GROUP, find_topics
 from harness.training_data import measured_questions
 from harness.validity.reading import Validity, read
@@ -39,7 +37,7 @@ TEMPERATURE = 0.7
 
 
 @dataclass
-class Plan:
+class Plan(steps.Numbered):
     """What to validate, on what.
 
     Attributes:
@@ -56,12 +54,6 @@ class Plan:
     settings: engines.Settings = field(default_factory=engines.Settings)
     chat: str = "auto"
     seed: int = 0
-    _count: int = 0
-
-    def step(self, name: str, work: Any) -> Run:
-        self._count += 1
-        folder = self.out / f"{self._count:02d}-{name}"
-        return announce(self._count, name, lambda: work(folder))
 
     def measure(self, name: str, variant: Variant, asked: Asked) -> Run:
         about = {"label": name, "role": "other"}

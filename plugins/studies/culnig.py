@@ -10,7 +10,7 @@ layer and site, one country's neurons, and fine-tunes of the modules with most a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -83,7 +83,7 @@ class Settings(AnalysisSettings):
 
 
 @dataclass
-class Study:
+class Study(steps.Numbered):
     """A study being carried out in a folder."""
 
     settings: Settings
@@ -93,13 +93,6 @@ class Study:
     frames: dict[str, pd.DataFrame] = field(default_factory=dict)
     extra: dict[str, pd.DataFrame] = field(default_factory=dict)
     controls: dict[str, list[str]] = field(default_factory=dict)
-    count: int = 0
-
-    def step(self, name: str, work: Callable[[Path], Run]) -> Run:
-        """A numbered step."""
-        self.count += 1
-        path = self.out / f"{self.count:02d}-{name}"
-        return steps.announce(self.count, name, lambda: work(path))
 
     @property
     def serving(self) -> engines.Settings:

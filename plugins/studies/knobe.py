@@ -10,7 +10,7 @@ has the effects by both scorers, the analyses of variance by item and by trial, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import product
@@ -35,7 +35,7 @@ from harness.recipe import Recipe
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
 from harness.sites import decoder_layers
-from harness.steps import announce, tune_step
+from harness.steps import Numbered, tune_step
 from harness.topics import find_topics
 from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
@@ -116,16 +116,10 @@ class KnobeSettings(AnalysisSettings):
 
 
 @dataclass
-class _Study:
+class _Study(Numbered):
     settings: KnobeSettings
     out: Path
     asked: Sequence[Asked]
-    count: int = 0
-
-    def step(self, name: str, work: Callable[[Path], Run]) -> Run:
-        self.count += 1
-        folder = self.out / f"{self.count:02d}-{name}"
-        return announce(self.count, name, lambda: work(folder))
 
     @property
     def texts(self) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness import engines, steps
+from harness import steps
 from harness.analysis import Analysis
 from harness.engines.lease import make_room
 from harness.errors import InputError, choices
@@ -34,7 +34,6 @@ from harness.plan import BACKWARD, Pass, PlannedStep
 from harness.planner import Planner, numbered
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run
-from harness.steps import announce
 from harness.topics import Topic, all_topics
 from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
@@ -46,30 +45,17 @@ from plugins.localizer_sheet import Found, sheet
 
 
 @dataclass
-class _Study:
+class _Study(steps.Numbered):
     """One comparison being carried out in a folder."""
 
     settings: Settings
     out: Path
     topic: Topic
-    count: int = 0
     values: dict[str, Path] = field(default_factory=dict)
-
-    def step(self, name: str, work: Callable[[Path], Run]) -> Run:
-        """A numbered run folder, made where it is not there yet."""
-        self.count += 1
-        folder = self.out / f"{self.count:02d}-{name}"
-        return announce(self.count, name, lambda: work(folder))
 
     @property
     def asked(self) -> Asked:
-        m = self.settings.measure
-        return Asked(tuple(m.tasks), m.limit, judge=m.judge, folders=tuple(m.topics_dir), axes=m.axes)
-
-    @property
-    def served(self) -> engines.Settings:
-        m = self.settings.measure
-        return engines.Settings(dtype=m.dtype, max_length=m.max_length)
+        return self.settings.measure.asked
 
     @property
     def base(self) -> Variant:
@@ -78,7 +64,7 @@ class _Study:
     def measure(self, label: str, variant: Variant, asked: Asked | None = None) -> None:
         m = self.settings.measure
         work: Callable[[Path], Run] = lambda out: steps.measure_step(  # noqa: E731
-            out, variant, asked or self.asked, m.chat_template, m.engine, self.served, {"label": label}
+            out, variant, asked or self.asked, m.chat_template, m.engine, self.settings.measure.served, {"label": label}
         )
         self.values[label] = self.step(label, work).path
 
@@ -153,7 +139,14 @@ class _Study:
         asked = replace(self.asked, tasks=tuple(plan.tasks or m.tasks))
         for label, neurons in sets.items():
             work: Callable[[Path], Run] = lambda out, neurons=neurons, label=label: steps.patch_step(  # noqa: E731
-                out, self.base, self.tuned, neurons, asked, m.chat_template, self.served, {"label": label}
+                out,
+                self.base,
+                self.tuned,
+                neurons,
+                asked,
+                m.chat_template,
+                self.settings.measure.served,
+                {"label": label},
             )
             made[label] = self.step(label, work).path
         return made

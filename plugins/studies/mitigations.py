@@ -16,13 +16,9 @@ from fnmatch import fnmatch
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import Field
-
-from harness import engines, steps
-from harness.analysis import Analysis, AnalysisSettings
-from harness.config import LocalizeSettings, MeasureSettings, Strict
+from harness import steps
+from harness.analysis import Analysis
 from harness.errors import InputError, choices
 from harness.experiment import NOISE_SEED
 from harness.finetune import topic_pairs
@@ -33,7 +29,6 @@ from harness.mitigation import Material, Mitigation, NeuronKind, Training
 from harness.neurons import Neurons
 from harness.plan import PlannedStep
 from harness.planner import Planner, some_neurons
-from harness.recipe import Recipe
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest
 from harness.sites import check_mlp_site
@@ -41,43 +36,9 @@ from harness.topics import Topic, all_topics
 from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
 from plugins import mitigation
+from plugins.mitigation_settings import Settings
 from plugins.studies.pareto import sheet
 from plugins.studies.spillover import PLAIN, Cell, read_shifts
-
-Side = Literal["left", "right"]
-
-
-class TrainCells(Strict):
-    """Every topic to every side under every seed is one cell. `questions`: training questions per topic (None: all)."""
-
-    topics: list[str] = Field(min_length=1)
-    sides: list[Side] = Field(["right", "left"], min_length=1)
-    seeds: list[int] = Field([0, 1, 2], min_length=1)
-    questions: int | None = Field(None, ge=2)
-    recipe: Recipe = Recipe.model_validate({})
-
-
-class Candidate(Strict):
-    """One mitigation under a label. `control`: the label of its matched control.
-
-    `cells`: patterns (fnmatch) of the cells it is carried out in, such as `immigration-*-0`, where time is short.
-    """
-
-    use: str
-    label: str
-    options: dict[str, Any] = Field({})
-    control: str | None = None
-    cells: list[str] = Field(["*"], min_length=1)
-
-
-class Settings(AnalysisSettings):
-    """`seen`: trained topic -> other topics that its mitigations may draw on."""
-
-    train: TrainCells
-    seen: dict[str, list[str]]
-    measure: MeasureSettings
-    localize: LocalizeSettings = LocalizeSettings.model_validate({})
-    mitigations: list[Candidate] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -93,17 +54,17 @@ class _Study:
 
     @property
     def asked(self) -> Asked:
-        m = self.settings.measure
-        return Asked(tuple(m.tasks), m.limit, judge=m.judge, folders=tuple(m.topics_dir), axes=m.axes)
+        return self.settings.measure.asked
 
     def measure(self, folder: Path, label: str, variant: Variant, asked: Asked | None = None) -> Path:
         m = self.settings.measure
         about = {"label": label, "reference": None if label == "base" else "base"}
-        served = engines.Settings(dtype=m.dtype, max_length=m.max_length, adapters=m.adapters)
         name = label if folder.parent == self.out else f"{folder.parent.name} measure {label}"
         return self.step(
             name,
-            lambda: steps.measure_step(folder, variant, asked or self.asked, m.chat_template, m.engine, served, about),
+            lambda: steps.measure_step(
+                folder, variant, asked or self.asked, m.chat_template, m.engine, m.served, about
+            ),
         )
 
 

@@ -31,7 +31,7 @@ from harness.plan import Pass, PlannedStep
 from harness.planner import Planner, numbered, small
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
-from harness.steps import announce
+from harness.steps import Numbered
 from harness.topics import read_jsonl
 from plugins.neuronlens import Ranges, masking, range_op, salient
 from plugins.neuronlens_concepts import ConceptTask, Prompt, prompts
@@ -45,7 +45,7 @@ SERVED = ("range", "full")
 
 
 @dataclass
-class Study:
+class Study(Numbered):
     """One study being carried out."""
 
     settings: Settings
@@ -55,22 +55,19 @@ class Study:
     train: list[Prompt]
     measured: list[Prompt]
     texts: dict[str, list[int]]
-    count: int = 0
 
-    def step(self, name: str, kind: str, spec: dict[str, Any], work: Callable[[Run], None]) -> Run:
-        """A numbered run folder, made where it is not there yet."""
-        self.count += 1
-        path = self.out / f"{self.count:02d}-{name}"
+    def made(self, name: str, kind: str, spec: dict[str, Any], work: Callable[[Run], None]) -> Run:
+        """A numbered run folder of the study's model, made where it is not there yet."""
         common = {"weights": weights_hash(self.folder), "dtype": self.settings.dtype, **spec}
 
-        def carry_out() -> Run:
+        def carry_out(path: Path) -> Run:
             run = open_run(path, kind, common)
             if not run.complete:
                 work(run)
                 run.finish()
             return run
 
-        return announce(self.count, name, carry_out)
+        return self.step(name, carry_out)
 
     def asked(self, name: str, condition: Condition, rows: list[Prompt], ranges: Ranges | None = None) -> pd.DataFrame:
         """The answers under one condition; `ranges` are masked, and an engine that changes nothing by it raises."""
@@ -100,7 +97,7 @@ class Study:
                 cached = CachedEngine(serve, store, identity, condition.engine, tokenizer, longest)
                 ask(cached, rows, texts).to_parquet(run.path / "rows.parquet", index=False)
 
-        run = self.step(name, "neuronlens", {**spec, **about}, work)
+        run = self.made(name, "neuronlens", {**spec, **about}, work)
         return pd.read_parquet(run.path / "rows.parquet")
 
 
@@ -223,7 +220,7 @@ def _fitted(study: Study, kept: Sequence[Prompt]) -> tuple[dict[str, Moments], P
         save_moments(moments, run.path / "moments.safetensors")
         run.notes["place"] = vars(place)
 
-    done = study.step("fit", "neuronlens-fit", spec, work)
+    done = study.made("fit", "neuronlens-fit", spec, work)
     place = Place(**json.loads(json.dumps(done.manifest["place"])))
     return load_moments(done.path / "moments.safetensors", place, concepts), done.path
 
