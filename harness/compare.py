@@ -35,6 +35,7 @@ MEASURES = {
 }  # fmt: skip
 RATES = {"open": LABELS, "statements": ("agree", "mass"), "choices": ("declined", "mass")}
 ROLES = ("base", "noise", "tuned", "inhibited", "control", "patched", "other")
+SUMMARY = ["run", "role", "measure", "metric", "value", "low", "high", "n"]
 KEY = ["topic", "format", "item", "variant"]
 
 
@@ -129,7 +130,7 @@ def compare(
     if not used:
         raise InputError("The runs share no stance probes; measure them with the same --tasks.")
     _check_prompts(runs)
-    frames = [pd.DataFrame(rows) for rows in (stance, shifts, summary)]
+    frames = [pd.DataFrame(stance), pd.DataFrame(shifts), pd.DataFrame(summary, columns=SUMMARY)]
     headline = next(iter(used))
     topics = sorted({run.on_topic for run in runs if run.on_topic})
     return Comparison(

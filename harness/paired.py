@@ -107,9 +107,10 @@ class PairedMeasure:
             plain = self._parts(tuned[run.on_topic]) if run.on_topic in tuned else None
             metrics = dict(parts)
             if plain is not None and run.role in ("inhibited", "control") and "on_topic_shift" in parts:
-                metrics["reduction"] = combine(lambda a, b: 1 - a / b, parts["rmse_cross"], plain["rmse_cross"])
+                if "rmse_cross" in parts:
+                    metrics["reduction"] = combine(lambda a, b: 1 - a / b, parts["rmse_cross"], plain["rmse_cross"])
+                    reductions[run.label] = metrics["reduction"]
                 metrics["kept"] = combine(lambda a, b: a / b, parts["on_topic_shift"], plain["on_topic_shift"])
-                reductions[run.label] = metrics["reduction"]
             rows += [self._metric(run, name, found) for name, found in metrics.items()]
         return rows + self._net(reductions)
 
@@ -140,18 +141,16 @@ class PairedMeasure:
             return None
         counted = [t for t in self.topics if (run.label, t) in self._shifts and t not in self.controls]
         off = [t for t in counted if t != run.on_topic]
-        if not off:
-            return None
         found = {t: self._placed(run.label, t, counted) for t in counted}
-        parts: Parts = {
-            "rmse_cross": combine(st.root_mean_square, *(found[t] for t in off)),
-            "mean_abs_off": combine(st.mean_absolute, *(found[t] for t in off)),
-        }
+        parts: Parts = {}
+        if off:
+            parts["rmse_cross"] = combine(st.root_mean_square, *(found[t] for t in off))
+            parts["mean_abs_off"] = combine(st.mean_absolute, *(found[t] for t in off))
         if run.on_topic in found:
-            on = found[run.on_topic]
-            parts["on_topic_shift"] = on
-            parts["off_on_ratio"] = combine(lambda a, b: a / np.abs(b), parts["mean_abs_off"], on)
-        return parts
+            parts["on_topic_shift"] = on = found[run.on_topic]
+            if off:
+                parts["off_on_ratio"] = combine(lambda a, b: a / np.abs(b), parts["mean_abs_off"], on)
+        return parts or None
 
     def _placed(self, run: str, topic: str, counted: list[str]) -> Resampled:
         """A topic's shift with one jackknife array per topic, constant outside its own."""

@@ -52,20 +52,27 @@ def _interval(row: pd.Series, value: str = "value", scale: float = 1.0, digits: 
 
 def _moved(tuned: pd.DataFrame, topic: str, unit: str, floor: float | None) -> str:
     limit = floor or 0.0
-    on = tuned[tuned["on_topic"]].iloc[0]
     off = tuned[~tuned["on_topic"] & ~tuned["control"]]
     moved = off[((off["low"] > limit) | (off["high"] < -limit)) & (off["p_holm"] < 0.05)]
     against = "zero (the noise floor was not measured)" if floor is None else f"the noise floor of {floor:.3f}"
     named = f" ({', '.join(moved['topic'])})" if len(moved) else ""
-    least = f" (a shift of {on['mde']:.3f} could have been found)" if on["low"] <= 0 <= on["high"] else ""
     drift = tuned[tuned["control"]]
-    return (
-        f"tuning on {topic} moved {topic} by {_interval(on, 'shift')} {unit}{least} and {len(moved)} of {len(off)} other "
-        f"topics{named} by more than {against} (Holm-corrected p below 0.05)."
-    ) + "".join(
+    others = f"{len(moved)} of {len(off)} other topics{named} by more than {against} (Holm-corrected p below 0.05)."
+    if not len(off):
+        others = "no other topic was asked about."
+    return f"{_moved_itself(tuned, topic, unit)}{others}" + "".join(
         f" The control {row['topic']}, which has no politics in it, moved by {_interval(row, 'shift')}."
         for _, row in drift.iterrows()
     )
+
+
+def _moved_itself(tuned: pd.DataFrame, topic: str, unit: str) -> str:
+    own = tuned[tuned["on_topic"]]
+    if own.empty:
+        return f"tuning on {topic}, which this measure did not ask about, moved "
+    on = own.iloc[0]
+    least = f" (a shift of {on['mde']:.3f} could have been found)" if on["low"] <= 0 <= on["high"] else ""
+    return f"tuning on {topic} moved {topic} by {_interval(on, 'shift')} {unit}{least} and "
 
 
 def _mitigated(summary: pd.DataFrame) -> list[str]:

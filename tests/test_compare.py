@@ -11,6 +11,7 @@ import pytest
 from harness import statistics as st
 from harness.compare import compare, load_runs
 from harness.errors import InputError
+from harness.report import write_report
 from harness.runs import open_run, save_measurement
 
 TOPICS = ("a", "b", "c")
@@ -140,3 +141,32 @@ def test_no_spill_over_means_no_reduction_to_report(tmp_path: Path) -> None:
     ]
     verdict = " ".join(compare(load_runs(runs)).verdict)
     assert "no spill-over to reduce" in verdict and "nan" not in verdict
+
+
+def test_the_tuned_topic_alone_still_has_its_shift(tmp_path, monkeypatch):
+    monkeypatch.setitem(run.__globals__, "TOPICS", ("a",))
+    runs = [run(tmp_path, "base", BASE, "base")]
+    runs += [
+        run(tmp_path, n, shifted(s, 0), r, on_topic="a") for n, s, r in (("t", 1.0, "tuned"), ("i", 0.5, "inhibited"))
+    ]
+    c = compare(load_runs(runs))
+    found = {(r["run"], r["metric"]): r["value"] for r in c.summary.to_dict("records") if r["measure"] == c.headline}
+    assert found == {
+        ("t", "on_topic_shift"): pytest.approx(1.0),
+        ("i", "on_topic_shift"): pytest.approx(0.5),
+        ("i", "kept"): pytest.approx(0.5),
+    }
+    assert "no other topic was asked about" in " ".join(c.verdict)
+    assert write_report(c, tmp_path / "report").is_file()
+
+
+def test_a_measure_that_lacks_the_tuned_topic_says_so(study):
+    for path in study:
+        samples = pd.read_parquet(path / "samples.parquet")
+        values = json.dumps({"stance": 0.5, "agree": 1.0, "mass": 1.0})
+        other = samples[samples["topic"] != "a"].assign(format="statements", values=values)
+        pd.concat([samples, other], ignore_index=True).to_parquet(path / "samples.parquet")
+    c = compare(load_runs(study))
+    said = [sentence for sentence in c.verdict if sentence.startswith("Statements")]
+    assert said and all("which this measure did not ask about" in sentence for sentence in said)
+    assert write_report(c, study[0].parent / "report").is_file()
