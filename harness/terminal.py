@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -108,7 +109,7 @@ def print_sheet(sheet: Sheet, out: Path) -> None:
 def print_check(summary: str, findings: list[Finding], as_json: bool) -> None:
     """What `stance topics check` found."""
     if as_json:
-        print(json.dumps({"summary": summary, "findings": [dataclasses.asdict(f) for f in findings]}, indent=1))
+        click.echo(json.dumps({"summary": summary, "findings": [dataclasses.asdict(f) for f in findings]}, indent=1))
         return
     console.print(summary, highlight=False)
     for finding in findings:
@@ -121,7 +122,7 @@ def print_check(summary: str, findings: list[Finding], as_json: bool) -> None:
 def print_calibration(calibrations: list[Calibration], as_json: bool) -> None:
     """How often judges are right, by topic, and what they called each side's answers."""
     if as_json:
-        print(json.dumps({"judges": [c.as_json() for c in calibrations]}, indent=1))
+        click.echo(json.dumps({"judges": [c.as_json() for c in calibrations]}, indent=1))
         return
     for calibration in calibrations:
         table = Table(title=f"Judge {calibration.judge}", title_justify="left")

@@ -157,7 +157,8 @@ def test_the_tuned_topic_alone_still_has_its_shift(tmp_path, monkeypatch):
         ("i", "kept"): pytest.approx(0.5),
     }
     assert "no other topic was asked about" in " ".join(c.verdict)
-    assert write_report(c, tmp_path / "report").is_file()
+    page = write_report(c, tmp_path / "report").read_text()
+    assert all(run["started"] in page and run["machine"]["system"] in page for run in c.runs)
 
 
 def test_a_measure_that_lacks_the_tuned_topic_says_so(study):
