@@ -89,6 +89,14 @@ def study(tmp_path: Path, base: str) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """SIGINT as a terminal has it: a shell's background jobs and what they start ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int, *arguments: Any) -> Result:
     """A command whose `at`-th call of a function is met by a SIGINT; afterwards the function is itself again."""
     calls, real = itertools.count(1), getattr(owner, name)
