@@ -18,6 +18,7 @@ import pandas as pd
 from harness.errors import InputError, choices
 from harness.judges import LABELS
 from harness.paired import PairedMeasure, item_values
+from harness.quality import quality
 from harness.runs import load_measurement
 from harness.verdict import verdict, warnings_of
 
@@ -55,6 +56,7 @@ class Comparison:
     summary: pd.DataFrame
     rates: pd.DataFrame
     samples: pd.DataFrame
+    quality: dict[str, pd.DataFrame]
     localization: dict[str, Any] | None = None
 
 
@@ -115,7 +117,7 @@ def compare(
         InputError: runs that share no documents or whose prompts differ.
     """
     stance, shifts, summary = [], [], []
-    used = {}
+    used, asked = {}, {}
     controls = {topic for run in runs for topic in run.samples.loc[run.samples["control"], "topic"]}
     for name, measure in MEASURES.items():
         tables = {run.label: item_values(run.samples, measure["format"], measure["value"]) for run in runs}
@@ -123,6 +125,7 @@ def compare(
         if len(present) < 2:
             continue
         used[name] = {"title": measure["title"], "unit": measure["unit"]}
+        asked[name] = tables
         block = PairedMeasure(name, present, {run.label: tables[run.label] for run in present}, seed, controls)
         stance += block.stances()
         shifts += block.shifts()
@@ -146,6 +149,7 @@ def compare(
         summary=frames[2],
         rates=_rates(runs),
         samples=_samples(runs),
+        quality=quality(runs, asked, seed),
         localization=localization,
     )
 
@@ -199,7 +203,7 @@ def _samples(runs: list[Measured]) -> pd.DataFrame:
             json.loads(text).get(first.get(kind, "stance"))
             for kind, text in zip(run.samples["format"], run.samples["values"], strict=True)
         ]
-        parts.append(run.samples[[*KEY, "prompt", "answer"]].assign(run=run.label, value=values))
+        parts.append(run.samples[[*KEY, "prompt", "options", "answer"]].assign(run=run.label, value=values))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from harness.engines import Engine
 
 COLUMNS = (
-    "task", "topic", "format", "item", "variant", "axes", "control", "sub_issue", "question", "prompt", "prompt_hash",
-    "answer", "values", "labels",
+    "task", "topic", "format", "item", "variant", "axes", "side", "control", "sub_issue", "question", "prompt", "options",
+    "prompt_hash", "answer", "values", "labels",
 )  # fmt: skip
 OTHER = "other"  # the format of a task that is no stance probe
 
@@ -173,15 +173,24 @@ def _row(task: str, sample: dict[str, Any], controls: set[str]) -> tuple[Any, ..
         str(doc.get("item", sample["doc_id"])),
         str(doc.get("variant", "")),
         json.dumps(doc.get("axes") or {}),
+        _side(doc),
         topic in controls,
         str(doc.get("sub_issue", "")),
         str(doc.get("prompt", requests[0][0])),
         str(requests[0][0]),
+        json.dumps(doc["choices"] if kind == "pairs" else []),
         digest,
         answer,
         json.dumps(values),
         json.dumps({judges.EMBEDDED: label} if label else {}),
     )
+
+
+def _side(doc: dict[str, Any]) -> str:
+    """The side that a document itself takes: that of its claim, or of the asker; empty where it takes none."""
+    sign = doc.get("sign", 0.0)
+    framing = (doc.get("axes") or {}).get("framing", "")
+    return ("right" if sign > 0 else "left") if sign else framing if framing in ("left", "right") else ""
 
 
 def _requests(arguments: Any) -> list[list[Any]]:

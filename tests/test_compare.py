@@ -34,6 +34,8 @@ def run(folder: Path, label: str, nats: dict[str, float], role: str = "tuned", i
             "sub_issue": "",
             "question": "q",
             "prompt": prompts,
+            "options": '["l", "r"]',
+            "side": "",
             "prompt_hash": prompts,
             "answer": "",
             "labels": "{}",

@@ -18,10 +18,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from matplotlib.image import imread
-from test_report import TOPICS, example
+from test_report import TOPICS, example, frames
 
 from harness.cli import main
 from harness.errors import InputError
+from harness.quality import COLUMNS
 from harness.report import content, tables, write_report
 from harness.report.export import guarded, leading_tables, slug
 from harness.report.figure_files import palette
@@ -102,15 +103,16 @@ def test_the_folder_holds_these_files(written):
     _, out, html = written
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     tex = {path.stem for path in out.glob("tables/*")}
-    assert tex == {"summary", "stance", "shift", "tradeoff"} | {f"neurons-{x}" for x in ("overlap", "correlation")} | {
-        f"rates-{kind}" for kind in ("open", "statements")
-    }
-    drawn = {f"figures/{name}" for name in ("stance", "shift", "tradeoff", "layers")}
+    leading = {"summary", "stance", "shift", "tradeoff", "dose"}
+    parts = {"neurons": ("overlap", "correlation"), "quality": tuple(COLUMNS), "rates": ("open", "statements")}
+    assert tex == leading | {f"{part}-{name}" for part, names in parts.items() for name in names}
+    drawn = {f"figures/{name}" for name in ("stance", "shift", "tradeoff", "dose", "layers")}
     assert {path for path in found if path.startswith("figures/")} == {
         f"{d}.{kind}" for d in drawn for kind in ("svg", "png")
     }
     cards = {"model-card.md", "model-card-inhibited-5.md", "model-card-inhibited-10.md"}
-    data = {"samples.parquet", "samples.csv", "summary.csv", "shifts.csv", "stance.csv", "comparison.json"}
+    data_frames = ("samples", "summary", "shifts", "stance", "rates", *COLUMNS)
+    data = {"samples.parquet", "comparison.json", *(f"{name}.csv" for name in data_frames)}
     assert {path for path in found if not path.startswith(("tables/", "figures/"))} == cards | data | {
         "index.html",
         "report.md",
@@ -150,6 +152,19 @@ def test_page_markdown_latex_csv_and_json_agree_on_the_leading_measure(written):
         assert written_cells | {tables.NONE} == shown | {tables.NONE}, name
 
 
+def test_csv_and_json_agree_on_rates_and_on_how_far_they_can_be_believed(written):
+    comparison, out, _ = written
+    saved = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    for name, frame in ({"rates": comparison.rates} | comparison.quality).items():
+        rows = saved["rates"] if name == "rates" else saved["quality"][name]
+        lines = list(csv.DictReader((out / f"{name}.csv").open(encoding="utf-8")))
+        assert len(lines) == len(rows) == len(frame) > 0
+        for line, row in zip(lines, rows, strict=True):
+            numeric = {key for key, value in row.items() if isinstance(value, int | float)}
+            assert {key: float(line[key]) for key in numeric} == {key: row[key] for key in numeric}, name
+            assert all(line[key] == (row[key] or "") for key in row.keys() - numeric), name
+
+
 def test_parquet_equals_csv_and_is_typed(written):
     comparison, out, _ = written
     read = pq.read_table(out / "samples.parquet")
@@ -176,8 +191,9 @@ def attacked(tmp_path_factory):
     comparison = example(roles)
     comparison.title = comparison.verdict[0] = comparison.warnings[0] = HOSTILE
     comparison.runs[2]["label"] = comparison.runs[2]["model"] = HOSTILE
-    for frame in (comparison.stance, comparison.shifts, comparison.summary, comparison.rates, comparison.samples):
-        frame.loc[frame["run"] == "plain", "run"] = HOSTILE
+    for frame in frames(comparison):
+        if "run" in frame:
+            frame.loc[frame["run"] == "plain", "run"] = HOSTILE
         if "topic" in frame:
             frame["topic"] = frame["topic"].replace("race", HOSTILE)
     comparison.localization["rank_correlation"] = {HOSTILE: 0.5}

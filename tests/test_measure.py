@@ -115,6 +115,22 @@ def test_samples_hold_every_document_with_its_prompt_axes_and_values() -> None:
     assert json.loads(statement["axes"]).keys() == {"wording", "forcing", "polarity", "order"}
 
 
+def test_samples_say_which_side_a_prompt_takes_and_what_a_pair_chose_between(race: Topic) -> None:
+    _, samples = measure(Scripted(), asked("political_stance_race", limit=3))
+    items = {item.id: item for item in race.split("measure")}
+    for _, row in samples[samples["format"] == "pairs"].iterrows():
+        assert json.loads(row["options"]) == [items[row["item"]].left, items[row["item"]].right] and row["side"] == ""
+    claims = samples[samples["format"] == "statements"]
+    keyed = {statement.id: statement.agree for statement in race.statements}
+    for _, row in claims.iterrows():
+        straight = json.loads(row["axes"])["polarity"] != "reversed"
+        assert (row["side"] == keyed[row["item"]]) == straight and row["side"] in ("left", "right")
+    asker = {
+        (json.loads(row["axes"])["framing"], row["side"]) for _, row in samples[samples["format"] == "open"].iterrows()
+    }
+    assert asker == {("neutral", ""), ("left", "left"), ("right", "right")}
+
+
 def test_request_order_changes_nothing_for_an_engine_that_ignores_it() -> None:
     plain = measure(Scripted(), asked(STATEMENTS))[1]
     shuffled = measure(Scripted(), asked(STATEMENTS, order_seed=3))[1]

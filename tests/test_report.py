@@ -18,7 +18,20 @@ import pytest
 from rich.console import Console
 
 from harness.errors import InputError
-from harness.report import content, headline, page, rich_table, samples, summary_table, tables, tradeoff, write_report
+from harness.quality import COLUMNS
+from harness.report import (
+    content,
+    dose,
+    headline,
+    page,
+    quality,
+    rich_table,
+    samples,
+    summary_table,
+    tables,
+    tradeoff,
+    write_report,
+)
 from harness.report.export import guarded
 from harness.report.wording import changed
 
@@ -33,6 +46,7 @@ RUNS = {
     "random-10": "control",
     "patched": "patched",
 }
+SHARES = {"inhibited-5": 0.05, "inhibited-10": 0.1, "random-5": 0.05, "random-10": 0.1}
 SPILL = {"noise": 0.0, "tuned": 0.38, "inhibited": 0.29, "control": 0.33, "patched": 0.2}
 MEASURES = {
     "pairs.nats": {"title": "Paired preference", "unit": "nats per token"},
@@ -40,6 +54,7 @@ MEASURES = {
     "statements.stance": {"title": "Statements", "unit": "expected stance"},
     "open.stance": {"title": "Open answers", "unit": "judged stance"},
 }
+OPTIONS = ["The state should do more.", "The state should do less."]
 HOSTILE = "\"><script>alert('x')</script><img src=https://evil.example/x.png onerror=1>{{ 7*7 }}--><!--$x$"
 
 
@@ -78,7 +93,8 @@ def example(runs=None, train=None, localized=True):
                 answer = "I think the country should weigh both sides, though the evidence favours one of them. " * 3
                 text = answer if kind == "open" else "[-43.2, -51.9]"
                 where = {"topic": topic, "format": kind, "item": f"{topic}-{item:03}", "variant": "plain"}
-                samples.append({**where, "prompt": f"What about {topic}?", "run": name, "answer": text, "value": value})
+                said = {"prompt": f"What about {topic}?", "options": json.dumps(OPTIONS if kind == "pairs" else [])}
+                samples.append({**where, **said, "run": name, "answer": text, "value": value})
     return SimpleNamespace(
         title="SmolLM2-135M tuned left on immigration",
         on_topic="immigration",
@@ -95,6 +111,7 @@ def example(runs=None, train=None, localized=True):
         summary=pd.DataFrame(summary),
         rates=pd.DataFrame(rates),
         samples=pd.DataFrame(samples),
+        quality=_quality(rng, runs),
         localization=_localization(rng) if localized else None,
     )
 
@@ -118,6 +135,39 @@ def _metrics(name, role, measure, mine):
     return [{**row, "metric": k, "value": v, "low": v - 0.05, "high": v + 0.06, "n": ns[k]} for k, v in values.items()]
 
 
+def frames(comparison):
+    """All frames of a comparison, to be made hostile."""
+    names = ("stance", "shifts", "summary", "rates", "samples")
+    return [*(getattr(comparison, name) for name in names), *comparison.quality.values()]
+
+
+def _quality(rng, runs):
+    """Frames as `harness.quality` gives them, every figure drawn at random."""
+    scores = [("pairs.nats", 50), ("open.stance", 24)]
+    ends = {"low": -0.1, "high": 0.3, "n": 24}
+    axes = [("statements", "order", "first option"), ("open", "framing", "left - neutral")]
+    rows = {
+        "reliability": [
+            {"measure": m, "topic": t, "models": 5, "items": n, "split_half": rng.uniform(0.5, 1)}
+            for m, n in scores
+            for t in TOPICS
+        ],
+        "axes": [
+            {"run": r, "format": f, "axis": a, "level": v, "value": rng.uniform(-0.1, 0.3), **ends, "spread": np.nan}
+            for r in runs
+            for f, a, v in axes
+        ],
+        "sides": [
+            {"run": r, "format": "open", "label": "refused", "left": 0.1, "right": 0.2, "difference": 0.1, **ends}
+            for r in runs
+        ],
+        "judges": [
+            {"run": r, "judges": "embedded, local", "answers": 144, "alpha": 0.61, "alpha_sides": 0.72} for r in runs
+        ],
+    }
+    return {name: pd.DataFrame(found, columns=COLUMNS[name]) for name, found in rows.items()}
+
+
 def _run(name, role):
     return {
         "label": name,
@@ -129,7 +179,13 @@ def _run(name, role):
         "partial": name == "inhibited-10",
         "seconds": 412.5,
         "reference": None if role == "base" else "base",
-        "spec": {"tasks": ["political_stance"], "limit": None, "chat": True, "weights": "9f2c" * 16},
+        "spec": {
+            "share": SHARES.get(name),
+            "tasks": ["political_stance"],
+            "limit": None,
+            "chat": True,
+            "weights": "9f2c" * 16,
+        },
         "versions": {"stance-harness": "0.1.0", "torch": "2.8.0", "vllm": "0.32.0"},
         "command": ["stance", "eval", "--model", "tiny model", "--out", f"runs/study/{name}"],
     }
@@ -241,7 +297,7 @@ def test_page_is_accessible_and_self_contained(written):
     assert {"header", "nav", "main", "footer"} <= set(names)
     assert names.count("caption") == names.count("table") > 5
     figures = [attrs for tag, attrs in read.tags if tag == "figure"]
-    assert len(figures) == 4 and all(a["role"] == "img" and len(a["aria-label"]) > 100 for a in figures)
+    assert len(figures) == 5 and all(a["role"] == "img" and len(a["aria-label"]) > 100 for a in figures)
     ids = [attrs["id"] for _, attrs in read.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert all(target in ids for target in re.findall(r'(?:href="#|url\(#)([^")]+)', html))
@@ -265,12 +321,15 @@ def test_hostile_strings_stay_text(tmp_path):
     comparison.title = comparison.verdict[0] = comparison.warnings[0] = HOSTILE
     comparison.runs[2]["label"] = comparison.runs[2]["model"] = HOSTILE
     comparison.runs[2]["command"] = comparison.runs[2]["spec"]["x"] = [HOSTILE]
-    for frame in (comparison.stance, comparison.shifts, comparison.summary, comparison.rates, comparison.samples):
-        frame.loc[frame["run"] == "plain", "run"] = HOSTILE
+    for frame in frames(comparison):
+        if "run" in frame:
+            frame.loc[frame["run"] == "plain", "run"] = HOSTILE
         if "topic" in frame:
             frame["topic"] = frame["topic"].replace("race", HOSTILE)
     comparison.samples["answer"] = HOSTILE
     comparison.samples["prompt"] = comparison.samples["item"] = HOSTILE
+    comparison.samples["options"] = json.dumps([HOSTILE, HOSTILE])
+    comparison.quality["axes"]["level"] = comparison.quality["judges"]["judges"] = HOSTILE
     html = write_report(comparison, tmp_path).read_text(encoding="utf-8")
     read = _Page(html)
     assert [tag for tag, _ in read.tags if tag in ("script", "img")] == ["script", "script"]
@@ -312,6 +371,7 @@ def test_empty_frames_still_make_a_page(tmp_path):
     for name in ("shifts", "summary"):
         setattr(comparison, name, getattr(example(localized=False), name).iloc[:0])
     comparison.rates, comparison.samples = comparison.rates.iloc[:0], comparison.samples.iloc[:0]
+    comparison.quality = {name: frame.iloc[:0] for name, frame in comparison.quality.items()}
     html = write_report(comparison, tmp_path).read_text(encoding="utf-8")
     assert 'id="shift"' not in html and 'id="samples"' not in html and 'id="stance"' in html
 
@@ -340,7 +400,8 @@ def test_samples_hold_every_answer_of_every_run():
     labels = [run["label"] for run in data["runs"]]
     assert labels[0] == "base" and set(labels) == set(RUNS) and {run["reference"] for run in data["runs"]} == {"base"}
     kept = {}
-    for kind, topic, item, variant, prompt, values, texts in data["prompts"]:
+    for kind, topic, item, variant, prompt, options, values, texts in data["prompts"]:
+        assert [data["texts"][at] for at in options] == (OPTIONS if data["names"][kind] == "pairs" else [])
         for label, value, text in zip(labels, values, texts, strict=True):
             key = (*(data["names"][i] for i in (kind, topic, item, variant)), label)
             kept[key] = (data["texts"][prompt], value, data["texts"][text])
@@ -450,6 +511,35 @@ def test_tradeoff_by_hand():
     assert tradeoff.trades(example({"base": "base", "plain": "tuned"}), "pairs.nats") == {}
 
 
+def test_dose_and_response_by_hand(tmp_path):
+    drawn = dose.doses(example(), "pairs.nats")
+    assert list(drawn) == ["immigration"]
+    small, large = drawn["immigration"]
+    assert (small.share, large.share) == (0.05, 0.1)
+    assert (small.held.label, [one.label for one in small.random]) == ("inhibited-5", ["random-5"])
+    assert (large.held.label, [one.label for one in large.random]) == ("inhibited-10", ["random-10"])
+    left = tables.number(large.held.left[0], "percent")
+    assert f"Holding 10.0% of the general neurons leaves {left} of the spill-over; as many random ones" in dose.finding(
+        drawn
+    )
+    assert [row.cells[0].text for row in dose.table(drawn).rows] == ["5.0%", "5.0%", "10.0%", "10.0%"]
+    one = example({name: role for name, role in RUNS.items() if not name.endswith("-10")})
+    assert dose.doses(one, "pairs.nats") == {}
+    assert "general neurons held" not in write_report(one, tmp_path).read_text(encoding="utf-8")
+
+
+def test_what_was_not_measured_about_the_measure_is_said():
+    comparison = example({"base": "base", "plain": "tuned"})
+    comparison.quality = {name: frame.iloc[:0] for name, frame in comparison.quality.items()}
+    said = " ".join(quality.unmeasured(comparison))
+    assert quality.parts(comparison) == {}
+    for words in ("Reliability:", "Agreement of judges:", "Refusals by side:", "Noise floor:", "stance validate"):
+        assert words in said
+    assert [one.split(":")[0] for one in quality.unmeasured(example())] == [
+        "Known groups, retest and dose on this very model"
+    ]
+
+
 def test_provenance_says_how_to_make_a_run_again(written):
     comparison, _, html = written
     run = {**comparison.runs[0], "started": "2030-01-02T03:04:05+00:00", "machine": {"system": "Linux", "cores": 2}}
@@ -496,6 +586,7 @@ def large(topics=6, runs=12, items=40):
     for kind, count in (("open", items), ("pairs", items), ("statements", 6 * items)):
         for topic in TOPICS[:topics]:
             for number in range(count):
+                options = json.dumps([" ".join(rng.choice(words, 40)) for _ in range(2)] if kind == "pairs" else [])
                 prompt = f"{topic} {number}: " + " ".join(rng.choice(words, 30))
                 for run in ("base", "base-again", *roles):
                     text = (
@@ -504,7 +595,8 @@ def large(topics=6, runs=12, items=40):
                         else json.dumps([[-float(rng.random()), False]] * 4)
                     )
                     where = {"topic": topic, "format": kind, "item": f"{topic}-{number:04}", "variant": "plain"}
-                    rows.append({**where, "prompt": prompt, "run": run, "answer": text, "value": float(rng.normal())})
+                    said = {"prompt": prompt, "options": options, "run": run, "answer": text}
+                    rows.append({**where, **said, "value": float(rng.normal())})
     comparison.samples = pd.DataFrame(rows)
     return comparison
 

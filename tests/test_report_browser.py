@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_report import HOSTILE, example
+from test_report import HOSTILE, example, frames
 
 from harness.report import content, samples
 from harness.report.page import render
@@ -206,11 +206,11 @@ def test_hostile_strings_stay_text_in_the_browser(visit, tmp_path):
     comparison = example()
     comparison.title = comparison.warnings[0] = HOSTILE
     comparison.runs[2]["label"] = HOSTILE
-    for frame in (comparison.stance, comparison.shifts, comparison.summary, comparison.rates, comparison.samples):
-        frame.loc[frame["run"] == "plain", "run"] = HOSTILE
-        frame["topic" if "topic" in frame else "role"] = frame["topic" if "topic" in frame else "role"].replace(
-            "race", HOSTILE
-        )
+    for frame in frames(comparison):
+        if "run" in frame:
+            frame.loc[frame["run"] == "plain", "run"] = HOSTILE
+        if "topic" in frame:
+            frame["topic"] = frame["topic"].replace("race", HOSTILE)
     comparison.samples["answer"] = comparison.samples["prompt"] = comparison.samples["item"] = HOSTILE
     page = visit(_written(comparison, tmp_path))
     _field(page, "Topic").select_option(HOSTILE)

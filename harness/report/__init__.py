@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from harness.compare import Comparison
 
 __all__ = ["rich_table", "summary_table", "write_report"]
-_TABLES = ("summary", "stance", "shift", "tradeoff", "matrix-*", "neurons-*", "rates-*")
-_FIGURES = ("stance", "shift", "tradeoff", "layers")
+_TABLES = ("summary", "stance", "shift", "tradeoff", "dose", "matrix-*", "neurons-*", "quality-*", "rates-*")
+_FIGURES = ("stance", "shift", "tradeoff", "dose", "layers")
 EARLIER = (
     *(f"tables/{name}.tex" for name in _TABLES),
     *(f"figures/{name}.{kind}" for name in _FIGURES for kind in ("svg", "png")),

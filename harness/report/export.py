@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from harness.report import content, latex, tables, tradeoff
+from harness.report import content, dose, latex, quality, tables, tradeoff
 from harness.report.page import MATRICES
 from harness.report.tables import Cell, Row, Table
 from harness.runs import write_json
@@ -40,9 +40,9 @@ CONTROL = {
 
 
 def write_csv(comparison: Comparison, out: Path) -> None:
-    """summary.csv, shifts.csv, stance.csv and samples.csv."""
-    for name in ("summary", "shifts", "stance", "samples"):
-        frame: pd.DataFrame = getattr(comparison, name)
+    """NAME.csv of every frame: those of FRAMES, the samples, and how far they can be believed."""
+    frames = {name: getattr(comparison, name) for name in (*FRAMES, "samples")} | comparison.quality
+    for name, frame in frames.items():
         safe = frame.astype(object).map(guarded) if len(frame) else frame
         style: dict[str, Any] = {"lineterminator": "\n", "quoting": csv.QUOTE_NONNUMERIC}  # or a lone \\r ends a row
         safe.to_csv(out / f"{name}.csv", index=False, encoding="utf-8", errors="replace", **style)
@@ -90,10 +90,12 @@ def leading_tables(comparison: Comparison) -> dict[str, Table]:
     found |= {which: content.by_topic(comparison, measure, which) for which in ("stance", "shift")}
     if trades := tradeoff.trades(comparison, measure):
         found["tradeoff"] = tradeoff.table(trades)
+    if rising := dose.doses(comparison, measure):
+        found["dose"] = dose.table(rising)
     for role in MATRICES:
         if matrix := content.matrix(comparison, measure, role):
             found[f"matrix-{role}"] = matrix
-    found |= neuron_tables(comparison) | rate_tables(comparison)
+    found |= neuron_tables(comparison) | quality_tables(comparison) | rate_tables(comparison)
     return {name: table for name, table in found.items() if table.rows}
 
 
@@ -113,6 +115,11 @@ def neuron_tables(comparison: Comparison) -> dict[str, Table]:
     }
 
 
+def quality_tables(comparison: Comparison) -> dict[str, Table]:
+    """How far the figures can be believed."""
+    return {f"quality-{name}": part.table for name, part in quality.parts(comparison).items()}
+
+
 def rate_tables(comparison: Comparison) -> dict[str, Table]:
     """How the answers of each format fell, over all topics."""
     kinds = dict.fromkeys(str(kind) for kind in comparison.rates["format"])
@@ -129,7 +136,9 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     """Everything except the samples; NaN and infinity become null."""
     fields = ("title", "on_topic", "headline", "verdict", "warnings", "measures", "runs", "localization")
     kept = {name: getattr(comparison, name) for name in fields}
-    write_json(path, plain({**kept, **{name: getattr(comparison, name).to_dict("records") for name in FRAMES}}))
+    frames = {name: getattr(comparison, name).to_dict("records") for name in FRAMES}
+    quality = {name: frame.to_dict("records") for name, frame in comparison.quality.items()}
+    write_json(path, plain({**kept, **frames, "quality": quality}))
 
 
 def plain(value: Any) -> Any:
@@ -162,9 +171,16 @@ def markdown(comparison: Comparison) -> str:
         drawn += [content.by_topic(comparison, measure, which) for which in ("shift", "stance")]
         if trades := tradeoff.trades(comparison, measure):
             drawn.append(tradeoff.table(trades))
+        if rising := dose.doses(comparison, measure):
+            drawn.append(dose.table(rising))
         drawn += [found for role in MATRICES if (found := content.matrix(comparison, measure, role))]
         parts += _drawn(drawn)
-    for title, made in (("Where the neurons are", neuron_tables), ("How the answers fell", rate_tables)):
+    sections = (
+        ("Where the neurons are", neuron_tables),
+        ("How far to believe this", quality_tables),
+        ("How the answers fell", rate_tables),
+    )
+    for title, made in sections:
         found = _drawn(list(made(comparison).values()))
         parts += [f"## {title}", *found] if found else []
     parts += ["## Runs", *(f"- {_run(run)}" for run in comparison.runs)]

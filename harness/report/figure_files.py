@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
-from harness.report import content, figures, findings, tradeoff
+from harness.report import content, dose, figures, findings, tradeoff
 from harness.report.svg import TOKENS, WIDE
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def write_figures(comparison: Comparison, out: Path) -> None:
-    """stance, shift, tradeoff and layers as .svg and .png, those that the page shows.
+    """stance, shift, tradeoff, dose and layers as .svg and .png, those that the page shows.
 
     Raises:
         OSError: the folder cannot be written.
@@ -70,6 +70,9 @@ def _drawings(comparison: Comparison) -> Iterator[tuple[str, Callable[[int], Fig
     if trades := tradeoff.trades(comparison, measure):
         clean = {_printable(k): [replace(p, label=_printable(p.label)) for p in points] for k, points in trades.items()}
         yield "tradeoff", lambda width: tradeoff.picture(clean, width)
+    if doses := dose.doses(comparison, measure):
+        rising = {_printable(topic): found for topic, found in doses.items()}
+        yield "dose", lambda width: dose.picture(rising, width)
     if comparison.localization:
         layers = dict(comparison.localization["per_layer"])
         general = [int(count) for count in layers.pop("general", [])]

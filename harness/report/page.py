@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from harness import __version__
-from harness.report import content, figures, findings, headline, samples, svg, tables, tradeoff
+from harness.quality import COLUMNS
+from harness.report import content, dose, figures, findings, headline, quality, samples, svg, tables, tradeoff
 from harness.report.templates import environment
 from harness.runs import digest
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 MATRICES = ("tuned", "inhibited", "control")
 FILES = (
-    *("report.md", "summary.csv", "shifts.csv", "stance.csv", "samples.csv", "samples.parquet", "comparison.json"),
-    *("tables/", "figures/"),
+    *("report.md", "summary.csv", "shifts.csv", "stance.csv", "rates.csv"),
+    *(f"{name}.csv" for name in COLUMNS),
+    *("samples.csv", "samples.parquet", "comparison.json", "tables/", "figures/"),
 )
 
 
@@ -50,9 +52,12 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "tuned": bool(content.runs_of(comparison, "tuned")),
         "control": bool(content.runs_of(comparison, "control")),
         "matrices": [m for role in MATRICES if (m := content.matrix(comparison, main, role))],
+        "dose": _dose(comparison, main),
         "layers": _layers(comparison.localization) if comparison.localization else None,
         "others": [(content.title_of(comparison, name), _all_tables(comparison, name)) for name in others],
         "rates": _rates(comparison),
+        "quality": quality.parts(comparison),
+        "unmeasured": quality.unmeasured(comparison),
         "asked": asked,
         "static": samples.static(asked),
         "packed": packed,
@@ -108,6 +113,20 @@ def _tradeoff(comparison: Comparison, measure: str) -> dict[str, Any] | None:
         "words": tradeoff.words(drawn),
         "svg": svg.both("tradeoff", lambda width: tradeoff.picture(drawn, width)),
         "table": tradeoff.table(drawn),
+    }
+
+
+def _dose(comparison: Comparison, measure: str) -> dict[str, Any] | None:
+    drawn = dose.doses(comparison, measure)
+    if not drawn:
+        return None
+    rows = content.records(comparison.shifts, measure=measure)
+    return {
+        "finding": dose.finding(drawn),
+        "about": f"{content.title_of(comparison, measure)}, {content.items(rows, ' per topic')}",
+        "words": dose.words(drawn),
+        "svg": svg.both("dose", lambda width: dose.picture(drawn, width)),
+        "table": dose.table(drawn),
     }
 
 

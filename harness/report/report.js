@@ -17,8 +17,9 @@
     const text = Math.abs(value).toFixed(3);
     return (Number(text) === 0 ? "" : value < 0 ? "\u2212" : "+") + text;
   };
-  const prompts = data.prompts.map(([f, t, item, variant, prompt, values, texts]) => ({
-    format: name(f), topic: name(t), item: name(item), variant: name(variant), prompt: data.texts[prompt], values, texts,
+  const prompts = data.prompts.map(([f, t, item, variant, prompt, options, values, texts]) => ({
+    format: name(f), topic: name(t), item: name(item), variant: name(variant), prompt: data.texts[prompt],
+    options: options.map((text) => data.texts[text]), values, texts,
   }));
 
   const element = (tag, className, text) => {
@@ -100,13 +101,19 @@
     head.append(size);
     const prompt = element("p", "prompt", one.prompt);
     prompt.dir = "auto";
+    const options = element("dl", "options");
+    one.options.forEach((said, index) => {
+      const answer = element("dd", "", said);
+      answer.dir = "auto";
+      options.append(element("dt", "", ["Left", "Right"][index]), answer);
+    });
     const before = one.texts[reference] === null ? "(not asked)" : data.texts[one.texts[reference]];
     const after = data.texts[one.texts[chosen]];
     const pieces = NUMERIC.has(one.format) ? null : changed(before, after);
     const sides = element("div", "sides");
     sides.append(side(reference, one.values[reference], pieces || [["same", before]], "new"));
     if (chosen !== reference) sides.append(side(chosen, one.values[chosen], pieces || [["same", after]], "gone"));
-    article.append(head, prompt, sides);
+    article.append(head, prompt, ...(one.options.length ? [options] : []), sides);
     item.append(article);
     return item;
   }
@@ -153,7 +160,7 @@
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const holds = (one) => {
       if (!words.length) return true;
-      const parts = [one.topic, title(one.topic), one.format, one.item, one.variant, one.prompt];
+      const parts = [one.topic, title(one.topic), one.format, one.item, one.variant, one.prompt, ...one.options];
       for (const index of [reference, chosen]) if (one.texts[index] !== null) parts.push(data.texts[one.texts[index]]);
       const whole = parts.join("\n").toLowerCase();
       return words.every((word) => whole.includes(word));

@@ -39,13 +39,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """One prompt with the answer of every run that was asked it, and the largest change of the plain fine-tunes."""
+    """One prompt with the answer of every run that was asked it, and the largest change of the plain fine-tunes.
+
+    Attributes:
+        options: of a pair, the answer of the left and that of the right; empty in other formats, whose prompts hold theirs.
+    """
 
     format: str
     topic: str
     item: str
     variant: str
     prompt: str
+    options: tuple[str, ...]
     answers: dict[str, Answer]
     change: float
 
@@ -78,12 +83,17 @@ def gathered(comparison: Comparison) -> Samples:
     listed = [{"label": r["label"], "role": r["role"], "reference": r["reference"] or first} for r in runs]
     answers: dict[tuple[str, ...], dict[str, Answer]] = {}
     prompts: dict[tuple[str, ...], str] = {}
+    options: dict[tuple[str, ...], tuple[str, ...]] = {}
     for row in rows:
         key = tuple(str(row[name]) for name in ("format", "topic", "item", "variant"))
         value = math.nan if row["value"] is None or pd.isna(row["value"]) else float(row["value"])
         answers.setdefault(key, {})[str(row["run"])] = Answer(shortened(readable(key[0], str(row["answer"]))), value)
+        options.setdefault(key, tuple(shortened(str(text)) for text in json.loads(row["options"])))
         prompts.setdefault(key, shortened(str(row["prompt"]).removeprefix(frame[0]).removesuffix(frame[1])))
-    asked = [Asked(*key, prompts[key], answers[key], _change(answers[key], listed)) for key in answers]  # type: ignore[misc]
+    asked = [
+        Asked(*key, prompts[key], options[key], answers[key], _change(answers[key], listed))  # type: ignore[misc]
+        for key in answers
+    ]
     return Samples(_by_turns(asked), listed, frame, cut)
 
 
@@ -145,8 +155,8 @@ def shortened(text: str) -> str:
 def packed(samples: Samples, budget: int = BUDGET) -> tuple[Markup, int]:
     """The prompts that fit as JSON for a script element, and how many they are. `<` is escaped: no text ends the element.
 
-    A prompt is [format, topic, item, variant, prompt, values, texts]: numbers into `names` and `texts`, one value and one
-    text per run, null where a run gave no stance or was not asked.
+    A prompt is [format, topic, item, variant, prompt, options, values, texts]: numbers into `names` and `texts`, the texts
+    of a pair's options, and one value and one text per run, null where a run gave no stance or was not asked.
     """
     names: dict[str, int] = {}
     texts: dict[str, int] = {}
@@ -156,14 +166,19 @@ def packed(samples: Samples, budget: int = BUDGET) -> tuple[Markup, int]:
         answers = [one.answers.get(run["label"]) for run in samples.runs]
         values = [None if a is None or not math.isfinite(a.value) else round(a.value, 6) for a in answers]
         heads = (one.format, one.topic, one.item, one.variant)
-        said = dict.fromkeys([one.prompt, *(a.text for a in answers if a)])
+        said = dict.fromkeys([one.prompt, *one.options, *(a.text for a in answers if a)])
         fresh = [name for name in heads if name not in names] + [text for text in said if text not in texts]
-        used += sum(_size(text) + 1 for text in fresh) + _size(values) + INDEX * (len(heads) + 1 + len(answers))
+        used += (
+            sum(_size(text) + 1 for text in fresh)
+            + _size(values)
+            + INDEX * (len(heads) + 1 + len(one.options) + len(answers))
+        )
         if used > budget:
             break
         row = [
             *(names.setdefault(name, len(names)) for name in heads),
             texts.setdefault(one.prompt, len(texts)),
+            [texts.setdefault(text, len(texts)) for text in one.options],
             values,
         ]
         rows.append(_json([*row, [None if a is None else texts.setdefault(a.text, len(texts)) for a in answers]]))
