@@ -41,12 +41,16 @@ FAMILIES = {
         "harness/models.py", "harness/engines/cached.py", "harness/engines/*", "harness/variants.py", "harness/sites.py",
         "harness/projections.py", "harness/contrast*", "harness/hold.py", "harness/ranges.py", "harness/interventions.py",
         "harness/neurons.py", "harness/recipe.py", "harness/lmeval/stance_vllm.py",
+        "harness/memory.py",
     ],
     "topics": [
         "harness/measure.py", "harness/topics/*", "harness/lmeval/*", "harness/judges/*", "harness/mitigation.py",
         "harness/anchor.py", "harness/margin.py", "harness/experiment.py", "harness/validity/study.py",
     ],
-    "runs": ["harness/runs.py", "harness/compare.py", "harness/steps.py"],
+    "runs": [
+        "harness/runs.py", "harness/checksums.py", "harness/files.py", "harness/locks.py", "harness/compare.py",
+        "harness/steps.py",
+    ],
     "files": ["*"],
 }  # fmt: skip
 

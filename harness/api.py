@@ -7,7 +7,6 @@ there, another one in the same folder is an error. `compare` and `localize` are 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -231,14 +230,12 @@ def compare_runs(
         InputError: fewer than two runs, a folder that is no measurement, or runs that cannot be paired.
     """
     from harness.report import write_report
+    from plugins import pnlac_report
 
     located = None
     if localization is not None:
         folder = localization.path if isinstance(localization, Localized) else Path(localization)
-        file = folder / "localization.json"
-        if not file.is_file():
-            raise InputError(f"{folder} holds no localization.json; expected a folder `stance localize` wrote.")
-        located = json.loads(file.read_text(encoding="utf-8"))
+        located = pnlac_report.read(folder)
     paths = [run.path if isinstance(run, Measurement) else Path(run) for run in runs]
     comparison = compare(load_runs(paths), title, located)
     if out is not None:
@@ -257,16 +254,18 @@ def run_experiment(experiment: Place, *, out: Place | None = None) -> Comparison
         ProofError: an intervention did not do what it claims.
     """
     from harness.experiment_file import opened
+    from harness.locks import locked
     from harness.report import write_report
     from harness.report.sheet import Sheet, write_sheet
 
     study = opened(Path(experiment))
     folder = study.folder(_path(out))
-    made = study.run(study.settings, folder)
-    if isinstance(made, Sheet):
-        write_sheet(made, folder)
-    else:
-        write_report(made, folder)
+    with locked(folder):
+        made = study.run(study.settings, folder)
+        if isinstance(made, Sheet):
+            write_sheet(made, folder)
+        else:
+            write_report(made, folder)
     return made
 
 

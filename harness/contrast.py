@@ -8,7 +8,7 @@ the base's pass.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from torch import Tensor
 from harness.activations import batches, pad
 from harness.contrast_sums import Sums
 from harness.errors import InputError
+from harness.memory import halving
 from harness.sites import SiteName, mlps, width
 
 if TYPE_CHECKING:
@@ -118,9 +119,12 @@ def contrasts(
     keys, flat = list(groups), [(number, s) for number, key in enumerate(groups) for s in groups[key]]
     end = base.config.eos_token_id
     pad_id = int(end[0] if isinstance(end, list) else end or 0)
-    waiting = iter(list(batches([sequence.ids for _, sequence in flat], batch_tokens)))  # threads may share a list's
 
-    def work(models: tuple[PreTrainedModel, PreTrainedModel]) -> Sums:
+    def total(tokens: int) -> Sums:
+        waiting = iter(list(batches([sequence.ids for _, sequence in flat], tokens)))  # threads may share a list's
+        return _spread(lambda models: work(models, waiting), base, tuned, devices)
+
+    def work(models: tuple[PreTrainedModel, PreTrainedModel], waiting: Iterator[list[int]]) -> Sums:
         device = next(models[0].parameters()).device
         sums = Sums.empty(4 if moments else 2, len(keys), *shape, device)
         for batch in waiting:
@@ -133,8 +137,9 @@ def contrasts(
             advance(len(batch))
         return sums
 
-    total = _spread(work, base, tuned, devices)
-    return {key: Contrast(total.sums[:, n], int(total.tokens[n])) for n, key in enumerate(keys)}
+    # A batch that fails has been summed in part, so the sums begin anew.
+    summed = halving(batch_tokens, max(len(sequence.ids) for _, sequence in flat), total)
+    return {key: Contrast(summed.sums[:, n], int(summed.tokens[n])) for n, key in enumerate(keys)}
 
 
 def _spread(

@@ -7,7 +7,6 @@ measure each; at the end compare all measurements.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -205,4 +204,6 @@ def _localization(study: Study, runs: list[Measured]) -> dict[str, Any] | None:
     """The localisation's own description, where there is one (of the first topic when there are several)."""
     if not study.localizations:
         return None
-    return json.loads((study.localizations[0] / "localization.json").read_text(encoding="utf-8"))
+    from plugins.pnlac_report import read
+
+    return read(study.localizations[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,12 @@ import torch
 from transformers import TrainerCallback
 
 from harness.anchor import Anchor, Anchored, trainer_with
+from harness.checksums import intact, write_manifest
 from harness.errors import InputError, ProofError
+from harness.files import writable
 from harness.hold import Hold, prove_held
 from harness.margin import HeldMargins, MarginAnchor
+from harness.memory import enough_memory
 from harness.models import device, load_model, load_tokenizer, quiet, weights_hash
 from harness.neurons import Neurons
 from harness.recipe import Recipe, freeze_but, with_lora
@@ -27,6 +31,9 @@ from harness.wording import normalised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+LESS_MEMORY = "LoRA instead of full fine-tuning, batch_size 1 with gradient_accumulation, and precision: bfloat16"
+CHECKPOINT = 1  # schema of what a checkpoint's manifest says
 
 
 def read_pairs(path: Path) -> list[dict[str, str]]:
@@ -68,10 +75,12 @@ def tune(
 ) -> None:
     """Train from `folder` and save an adapter (LoRA) or a whole model (full) in the run's folder, in the base's dtype.
 
-    An interrupted run with checkpoints goes on from its last epoch. The manifest is left to the caller.
+    An interrupted run with checkpoints goes on from its last epoch, to the same weights; one with an anchor, whose place
+    among its prompts no checkpoint keeps, starts again. The manifest is left to the caller.
 
     Raises:
-        InputError: a training example longer than the recipe's max_length (nothing is truncated).
+        InputError: a training example longer than the recipe's max_length (nothing is truncated), too little memory, or a
+            folder that cannot be written.
         ProofError: the hold or the anchor did not act, or nothing moved.
     """
     from transformers import set_seed
@@ -108,7 +117,7 @@ def tune(
             train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
             completion_only_loss=True,
             gradient_checkpointing=False,
-            save_strategy="epoch" if recipe.checkpoints else "no",
+            save_strategy="epoch" if recipe.checkpoints and not anchor else "no",
             save_total_limit=1,
             logging_steps=1,
             logging_strategy="steps",
@@ -122,10 +131,11 @@ def tune(
         args=config,
         train_dataset=data,
         processing_class=tokenizer,
-        callbacks=[_Progress(), *([keeper] if keeper else [])],
+        callbacks=[_Progress(), _Sealed(), *([keeper] if keeper else [])],
     )
     _be_quiet(trainer)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
+    with writable(run.path), enough_memory("Training", LESS_MEMORY):
+        trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     if keeper:
         keeper.detach()
     if anchor:
@@ -133,13 +143,14 @@ def tune(
     trained: Any = trainer.model
     run.notes["loss"] = [round(row["loss"], 4) for row in trainer.state.log_history if "loss" in row]
     run.notes["steps"] = trainer.state.global_step
-    if recipe.mode == "lora":
-        trained.save_pretrained(run.path)
-        trained = trained.merge_and_unload()
-    trained.to(saved_dtype)
-    if recipe.mode == "full":
-        trained.save_pretrained(run.path)
-    tokenizer.save_pretrained(run.path)
+    with writable(run.path):
+        if recipe.mode == "lora":
+            trained.save_pretrained(run.path)
+            trained = trained.merge_and_unload()
+        trained.to(saved_dtype)
+        if recipe.mode == "full":
+            trained.save_pretrained(run.path)
+        tokenizer.save_pretrained(run.path)
     fresh = load_model(folder, saved_dtype, device())
     run.notes["moved"] = moved_weights(fresh, trained)
     if hold is not None:
@@ -175,6 +186,14 @@ def moved_weights(base: PreTrainedModel, trained: PreTrainedModel) -> dict[str, 
             "Training changed no weight (in the precision that is saved); raise the learning rate or epochs."
         )
     return {"share_of_weights": changed / entries, "root_mean_square": (squares / entries) ** 0.5}
+
+
+class _Sealed(TrainerCallback):
+    """A checkpoint is believed once its checksums are written, which is last."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_manifest(folder, {"schema": CHECKPOINT, "kind": "checkpoint"})
 
 
 class _Progress(TrainerCallback):
@@ -222,10 +241,12 @@ def _stored_dtype(folder: str) -> torch.dtype:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end: the trainer's state comes last."""
-    whole = (state.parent for state in folder.glob("checkpoint-*/trainer_state.json"))
-    found = sorted(whole, key=lambda p: int(p.name.rsplit("-", 1)[-1]))
-    return str(found[-1]) if found else None
+    """The newest checkpoint that was written to its end and has not changed since."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[-1]), reverse=True):
+        with suppress(InputError):
+            if intact(path).get("schema") == CHECKPOINT:
+                return str(path)
+    return None
 
 
 def _be_quiet(trainer: Any) -> None:

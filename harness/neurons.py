@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from harness.checksums import intact
 from harness.errors import InputError, choices
+from harness.files import check_format, write_tensors
 from harness.sites import SiteName, check_site
 
 FORMAT = "stance-neurons-1"
@@ -143,16 +144,17 @@ class Neurons:
         if self.scores is not None:
             tensors["scores"] = self.scores.float().contiguous()
         meta = {"format": FORMAT, "site": self.site, "model": self.model}
-        save_file(tensors, path, metadata=meta)
+        write_tensors(path, tensors, meta)
 
     @classmethod
     def load(cls, path: Path | str) -> Neurons:
         """Read what `save` wrote.
 
         Raises:
-            InputError: no such file, not safetensors, or not a neuron set.
+            InputError: no such file, not safetensors, not a neuron set, or a localisation that is unfinished or altered.
         """
         path = Path(path)
+        intact(path.parent)
         if not path.is_file():
             raise InputError(f"There is no neuron file {path}; `stance localize pnlac` writes general.safetensors.")
         try:
@@ -160,6 +162,7 @@ class Neurons:
                 meta, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{path} is not a readable safetensors file ({error}).") from None
+        check_format(path, str(meta.get("format")), FORMAT)
         if meta.get("format") != FORMAT or "mask" not in tensors:
             raise InputError(
                 f"{path} is no set of neurons (format {meta.get('format')!r}, tensors {choices(tensors)}); "

@@ -14,6 +14,7 @@ from harness.costs import EFFICIENCY, rate
 from harness.plan import PlannedStep, Row, rows
 from harness.planner import Planner
 
+SCHEMA = 1  # of the plan as JSON
 STATES = ("there", "begun", "to do", "made otherwise")
 
 
@@ -116,6 +117,7 @@ def as_data(name: str, made: Sequence[Row], said: list[str], planner: Planner, o
     """The plan for programs."""
     time, disk, cache = _left(made)
     return {
+        "schema": SCHEMA,
         "name": name,
         "model": planner.model,
         "out": str(out),

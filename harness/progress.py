@@ -1,4 +1,4 @@
-"""Progress bars with stage, items, rate and time left; plain lines where the output is no terminal."""
+"""Progress bars with stage, items, rate and time left; plain lines where the output is no terminal; notes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def stage(name: str) -> Iterator[None]:
         yield
     finally:
         _stage.pop()
+
+
+def note(text: str) -> None:
+    """One line on standard error about what goes on otherwise than asked."""
+    print(f"Note: {text}", file=sys.stderr)
 
 
 def bar(*args: Any, what: str = "", **kwargs: Any) -> tqdm[Any]:

@@ -95,7 +95,9 @@ class Localized:
     @classmethod
     def of(cls, run: Run) -> Localized:
         """What a finished run of `localize_step` holds."""
-        description = json.loads((run.path / "localization.json").read_text(encoding="utf-8"))
+        from plugins.pnlac_report import read
+
+        description = read(run.path)
         layers = [
             {"set": name, "layer": layer, "neurons": count}
             for name, counts in description["per_layer"].items()

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from harness.checksums import digest, file_hash, intact
 from harness.errors import InputError, ProofError
+from harness.files import replacing_folder
 from harness.interventions import ZERO, Op
 from harness.models import lineage, load_config, load_model, resolve, weights_hash
 from harness.neurons import Neurons
-from harness.runs import digest, file_hash
 from harness.sites import check_mlp_site, mlps, width, width_by_config
 from harness.weights_cache import made_once
 
@@ -28,18 +29,18 @@ def check_adapter(adapter: Path, folder: str) -> dict[str, Any]:
     """The adapter's manifest or config, if it fits this base.
 
     Raises:
-        InputError: no LoRA adapter in safetensors, or one made for another base.
+        InputError: no LoRA adapter in safetensors, an unfinished or an altered one, or one made for another base.
     """
     config = adapter / "adapter_config.json"
     if not config.is_file():
+        intact(adapter)
         raise InputError(
             f"{adapter} has no adapter_config.json; expected a LoRA adapter, such as `stance tune` writes."
         )
     if not (adapter / "adapter_model.safetensors").is_file():
         raise InputError(f"{adapter} has no adapter_model.safetensors; adapters in other formats are not read.")
-    manifest = adapter / "manifest.json"
-    if manifest.is_file():
-        made_from = json.loads(manifest.read_text()).get("lineage", [""])[0]
+    if manifest := intact(adapter):
+        made_from = str((manifest.get("lineage") or [""])[0])
         mine = weights_hash(folder)
         if made_from != mine:
             raise InputError(
@@ -91,8 +92,11 @@ def export(out: Path, model: str, adapter: Path | None, neurons: Neurons | None,
         raise InputError("There is nothing to export: give --adapter, or --neurons with --op, or both.")
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty. Nothing is overwritten: give another --out, or remove the folder.")
-    shutil.copytree(materialise(model, adapter, neurons, op), out, dirs_exist_ok=True)
-    return json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    made = materialise(model, adapter, neurons, op)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(out) as scratch:
+        shutil.copytree(made, scratch, dirs_exist_ok=True)
+    return intact(out)
 
 
 def check_bakeable(neurons: Neurons, op: Op) -> None:

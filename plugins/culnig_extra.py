@@ -15,6 +15,7 @@ import pandas as pd
 from harness import engines
 from harness.engines.lease import leased
 from harness.errors import InputError, choices
+from harness.files import write_parquet
 from harness.measure import uses_chat
 from harness.models import weights_hash
 from harness.runs import Run, open_run
@@ -51,7 +52,7 @@ def extra_step(
     spec = {"weights": weights_hash(folder), "tasks": list(tasks), "limit": limit, "chat": chat, "engine": engine}
     run = open_run(out, "extra", {**spec, "dtype": settings.dtype})
     if not run.complete:
-        _asked(tasks, limit, chat, engine, folder, settings).to_parquet(run.path / "extra.parquet", index=False)
+        write_parquet(run.path / "extra.parquet", _asked(tasks, limit, chat, engine, folder, settings))
         run.finish()
     return run
 

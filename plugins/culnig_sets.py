@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from harness.errors import InputError, choices
+from harness.files import check_format, write_tensors
 from plugins.culnig import Masks
 
 FORMAT = "stance-projection-neurons-1"
@@ -58,7 +58,7 @@ def random_like(masks: Masks, seed: int) -> Masks:
 def save(masks: Masks, path: Path, model: str) -> None:
     """Write a set as safetensors; `model`: hash of the weights it was found in."""
     tensors = {site: mask.to(torch.uint8).cpu().contiguous() for site, mask in masks.items()}
-    save_file(tensors, path, metadata={"format": FORMAT, "model": model})
+    write_tensors(path, tensors, {"format": FORMAT, "model": model})
 
 
 def load(path: Path, model: str) -> Masks:
@@ -72,6 +72,7 @@ def load(path: Path, model: str) -> Masks:
     with safe_open(path, framework="pt") as file:
         meta, names = file.metadata() or {}, list(file.keys())
         found: Masks = {name: file.get_tensor(name).bool() for name in names}
+    check_format(path, str(meta.get("format")), FORMAT)
     if meta.get("format") != FORMAT or meta.get("model") != model:
         raise InputError(
             f"{path} has format {meta.get('format')!r}, model {str(meta.get('model'))[:12]} and tensors {choices(names)}; "

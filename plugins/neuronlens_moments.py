@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.activations import batches, forward, pad, position_ids, visiting
 from harness.errors import InputError, choices
+from harness.files import write_tensors
 from harness.sites import SiteName, check_site, mlps, width
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def save_moments(moments: Mapping[str, Moments], path: Path) -> None:
     """Write moments of one place as safetensors; concepts are numbered in their order."""
     tensors = {f"{n}.{name}": getattr(m, name).contiguous() for n, m in enumerate(moments.values()) for name in SUMS}
     counts = torch.tensor([m.count for m in moments.values()])
-    save_file({**tensors, "counts": counts}, path)
+    write_tensors(path, {**tensors, "counts": counts})
 
 
 def load_moments(path: Path, place: Place, concepts: Sequence[str]) -> dict[str, Moments]:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from scipy.stats import spearmanr
 
+from harness.checksums import intact, read_object
+from harness.errors import InputError
+from harness.files import check_schema, write_json, write_tensors
 from harness.neurons import Neurons
-from harness.runs import write_json
 from plugins.pnlac import Localization
 
+FORMAT, SCHEMA = "stance-localization-1", 1
 SWEEP = (1.0, 5.0, 10.0, 20.0, 30.0, 50.0)
 
 
@@ -63,9 +65,24 @@ def save(localization: Localization, description: dict[str, Any], folder: Path) 
         specific: Neurons = localization.specific(topic)
         tensors[f"specific/{topic}"] = specific.mask.to(torch.uint8)
         specific.save(folder / f"specific-{topic}.safetensors")
-    meta = {"site": localization.site, "model": localization.model, "top": str(localization.top)}
-    save_file(tensors, folder / "neurons.safetensors", metadata=meta)
-    write_json(folder / "localization.json", description)
+    meta = {"format": FORMAT, "site": localization.site, "model": localization.model, "top": str(localization.top)}
+    write_tensors(folder / "neurons.safetensors", tensors, meta)
+    write_json(folder / "localization.json", {"schema": SCHEMA, **description})
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """localization.json of a finished localisation.
+
+    Raises:
+        InputError: there is none, another release made it, or a file of the folder has changed.
+    """
+    intact(folder)
+    file = folder / "localization.json"
+    if not file.is_file():
+        raise InputError(f"{folder} holds no localization.json; expected a folder `stance localize` wrote.")
+    description = read_object(file)
+    check_schema(file, description.get("schema", 1), SCHEMA, "localise again")
+    return description
 
 
 def _at(localization: Localization, top: float) -> dict[str, float]:

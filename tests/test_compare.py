@@ -12,7 +12,7 @@ from harness import statistics as st
 from harness.compare import compare, load_runs
 from harness.errors import InputError
 from harness.report import write_report
-from harness.runs import open_run, save_measurement
+from harness.runs import Run, load_measurement, open_run, save_measurement
 
 TOPICS = ("a", "b", "c")
 BASE = {"a": 0.0, "b": 0.1, "c": -0.2}
@@ -165,10 +165,11 @@ def test_the_tuned_topic_alone_still_has_its_shift(tmp_path, monkeypatch):
 
 def test_a_measure_that_lacks_the_tuned_topic_says_so(study):
     for path in study:
-        samples = pd.read_parquet(path / "samples.parquet")
+        manifest, samples = load_measurement(path)
         values = json.dumps({"stance": 0.5, "agree": 1.0, "mass": 1.0})
         other = samples[samples["topic"] != "a"].assign(format="statements", values=values)
-        pd.concat([samples, other], ignore_index=True).to_parquet(path / "samples.parquet")
+        made = Run(path, "measure", manifest["spec"])
+        save_measurement(made, {}, pd.concat([samples, other], ignore_index=True))
     c = compare(load_runs(study))
     said = [sentence for sentence in c.verdict if sentence.startswith("Statements")]
     assert said and all("which this measure did not ask about" in sentence for sentence in said)

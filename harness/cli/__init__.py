@@ -48,6 +48,29 @@ def _in_one_paragraph() -> Iterator[None]:
     except KeyboardInterrupt:
         again = "\nInterrupted. Finished runs are kept; give the same command again to go on."
         raise fail(again, 130, None) from None
+    except (OSError, RuntimeError, MemoryError) as error:
+        if paragraph := _beyond_us(error):
+            raise fail(f"Error: {paragraph}", 2) from None
+        raise
+
+
+def _beyond_us(error: Exception) -> str:
+    """What a full or closed disk, or a lack of memory, asks of the user; empty for any other failure."""
+    from harness.files import raise_unwritable
+
+    try:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise_unwritable(Path(error.filename), error)
+        if "torch" in sys.modules:
+            from harness.memory import enough_memory
+
+            with enough_memory("This command", "the settings that docs/errors/memory.md lists"):
+                raise error
+    except InputError as told:
+        return str(told)
+    except Exception:
+        return ""
+    return ""
 
 
 class _Commands(click.Group):

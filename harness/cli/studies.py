@@ -61,6 +61,7 @@ def run_command(experiment: Path, out: Path | None, dry_run: bool, as_json: bool
               stance run experiments/demo.yaml
     """
     from harness.experiment_file import opened
+    from harness.locks import locked
     from harness.report.sheet import Sheet
     from harness.terminal import print_comparison, print_sheet
 
@@ -71,11 +72,12 @@ def run_command(experiment: Path, out: Path | None, dry_run: bool, as_json: bool
     if dry_run:
         _print_plan(study, folder, as_json)
         return
-    made = study.run(study.settings, folder)
-    if isinstance(made, Sheet):
-        print_sheet(made, folder)
-    else:
-        print_comparison(made, folder)
+    with locked(folder):
+        made = study.run(study.settings, folder)
+        if isinstance(made, Sheet):
+            print_sheet(made, folder)
+        else:
+            print_comparison(made, folder)
 
 
 def _print_plan(study: Any, out: Path, as_json: bool) -> None:

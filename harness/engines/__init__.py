@@ -40,6 +40,17 @@ class Settings:
     seed: int = 0
 
 
+class DeadEngineError(InputError):
+    """An engine stopped in the middle of its work; what it answered before is kept, and it cannot be used again."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        super().__init__(
+            f"The {name} engine died ({reason}). The answers it gave are kept: the same command goes on from them. Where it "
+            "dies again, give --engine torch or a lower --max-length; STANCE_VERBOSE=1 shows what it prints."
+        )
+
+
 class Engine(Protocol):
     """Scores and generates on token ids. Every list comes back in the order it was given."""
 
@@ -70,7 +81,13 @@ class Engine(Protocol):
 
 
 class Serving(Engine, Protocol):
-    """An engine whose model can be changed while it runs."""
+    """An engine whose model can be changed while it runs.
+
+    Attributes:
+        dead: whether it has raised `DeadEngineError`.
+    """
+
+    dead: bool
 
     def intervene(self, neurons: Neurons | None, op: Op | RangeOp) -> float:
         """Carry out an op on the neurons from now on, in place of what was carried out before; None ends it.

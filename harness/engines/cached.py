@@ -6,7 +6,9 @@ batches requests differently, which moves low-precision scores as much as any ot
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.engines import Engine, Tokens, check_length
+from harness.engines import DeadEngineError, Engine, Tokens, check_length
 from harness.errors import InputError
+from harness.files import raise_unwritable
 from harness.models import cache_folder
+from harness.progress import note
 from harness.runs import digest
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 WAIT = 30.0  # seconds for another process to finish writing
+_FULL = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_READONLY: errno.EROFS}
 CHUNK = 256  # requests between two commits
 ADVICE = "Remove it (its answers will be asked again), or set STANCE_CACHE to another folder."
 
@@ -125,6 +130,8 @@ class AnswerStore:
         except sqlite3.ProgrammingError:  # a closed store, say: not the file's fault
             raise
         except (sqlite3.Error, OSError) as error:
+            if (number := _FULL.get(getattr(error, "sqlite_errorcode", -1))) is not None:
+                raise_unwritable(self.file, OSError(number, os.strerror(number)))
             raise InputError(
                 f"The answers' cache {self.file} cannot be used ({error}); expected a file that stance wrote and may "
                 f"write. {ADVICE}"
@@ -161,7 +168,7 @@ class CachedEngine:
         self.hits = self.asked = 0
         self._start, self._store, self._identity, self._chunk = start, store, identity, chunk
         self._engine: Engine | None = None
-        self._closed = False
+        self._closed = self._died = False
 
     def score_continuations(self, requests: list[tuple[Tokens, Tokens]]) -> list[tuple[float, bool]]:
         """Raises InputError for a request that is too long, as the engine does, and for a store that fails."""
@@ -218,14 +225,30 @@ class CachedEngine:
                 missing.setdefault(key, row)
         self.hits += len(keys) - len(missing)
         for rows in _chunks(list(missing.values()), self._chunk, unbroken):
-            answers = ask(self._started(), rows)
+            answers = self._ask(ask, rows)
             # Scores may be NumPy's; the shortest decimals that JSON writes read back as the same floats.
             fresh = {keys[n]: json.dumps(a, default=float) for n, a in zip(rows, answers, strict=True)}
             self._store.put_many(fresh)
             self.asked += len(rows)
             # Read back, so that this run has what later ones will have even if another process was first.
             found |= fresh | self._store.get_many(fresh)
-        return [json.loads(found[key]) for key in keys]
+        try:
+            return [json.loads(found[key]) for key in keys]
+        except ValueError:
+            raise InputError(
+                f"The answers' cache {self._store.file} holds an answer that is not readable: the file was altered. {ADVICE}"
+            ) from None
+
+    def _ask(self, ask: Callable[[Engine, list[int]], list[Any]], rows: list[int]) -> list[Any]:
+        """Answers to the rows; an engine that dies over them is started again, once."""
+        try:
+            return ask(self._started(), rows)
+        except DeadEngineError as died:
+            if self._died:
+                raise
+            self._died, self._engine = True, None
+            note(f"{str(died).partition('. ')[0]}; it is started again for what is left to ask.")
+        return ask(self._started(), rows)
 
     def _started(self) -> Engine:
         if self._closed:

@@ -7,7 +7,7 @@ there asks for it back first (`make_room`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 
 from harness import engines
 from harness.engines import Serving, Settings
@@ -39,7 +39,8 @@ def release() -> None:
     global _live
     if _live is not None:
         engine, _live = _live[2], None
-        engine.close()
+        with suppress(Exception) if engine.dead else nullcontext():
+            engine.close()
 
 
 def make_room() -> None:
@@ -49,7 +50,7 @@ def make_room() -> None:
 
 
 def _swapped(name: str, folder: str, settings: Settings) -> Serving | None:
-    if _live is None or _live[:2] != (name, settings):
+    if _live is None or _live[:2] != (name, settings) or _live[2].dead:
         return None
     try:
         _live[2].swap(folder)

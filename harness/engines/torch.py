@@ -13,15 +13,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from harness.activations import batches, pad, position_ids
-from harness.engines import Settings, Tokens, check_length, probe_prompt
+from harness.activations import pad, position_ids
+from harness.engines import DeadEngineError, Settings, Tokens, check_length, probe_prompt
 from harness.errors import InputError
 from harness.interventions import DonorPatch, Op, applying
+from harness.memory import in_batches
 from harness.models import device, load_model, load_tokenizer
 from harness.neurons import Neurons
 from harness.ranges import RangeOp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +35,7 @@ class TorchEngine:
     """See `harness.engines.Engine`. With `donor` and `patch`, every pass runs the donor first and patches the model."""
 
     name = "torch"
+    dead = False
 
     def __init__(
         self,
@@ -65,17 +68,19 @@ class TorchEngine:
         scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         from harness.progress import bar
 
+        def score(batch: list[int]) -> None:
+            ids, mask = pad([sequences[n] for n in batch], self._pad, self.model.device)
+            hidden = self._hidden(ids, mask)
+            for row, n in enumerate(batch):
+                end, length = len(sequences[n]), len(requests[n][1])
+                logprobs = self._head(hidden[row, end - length - 1 : end - 1])
+                target = ids[row, end - length : end]
+                picked = logprobs.gather(-1, target[:, None])
+                scores[n] = float(picked.double().sum()), bool((logprobs.argmax(-1) == target).all())
+            progress.update(len(batch))
+
         with bar(total=len(requests), what="scoring") as progress:
-            for batch in batches(sequences, self._batch_tokens):
-                ids, mask = pad([sequences[n] for n in batch], self._pad, self.model.device)
-                hidden = self._hidden(ids, mask)
-                for row, n in enumerate(batch):
-                    end, length = len(sequences[n]), len(requests[n][1])
-                    logprobs = self._head(hidden[row, end - length - 1 : end - 1])
-                    target = ids[row, end - length : end]
-                    picked = logprobs.gather(-1, target[:, None])
-                    scores[n] = float(picked.double().sum()), bool((logprobs.argmax(-1) == target).all())
-                progress.update(len(batch))
+            self._in_batches(sequences, score)
         return scores
 
     def score_choices(self, requests: list[tuple[Tokens, Tokens]]) -> list[list[float]]:
@@ -83,12 +88,15 @@ class TorchEngine:
         scores: list[list[float]] = [[] for _ in requests]
         for context in contexts:
             check_length(context, 1, self.max_length)
-        for batch in batches(contexts, self._batch_tokens):
+
+        def score(batch: list[int]) -> None:
             ids, mask = pad([contexts[n] for n in batch], self._pad, self.model.device)
             hidden = self._hidden(ids, mask)
             for row, n in enumerate(batch):
                 logprobs = self._head(hidden[row, len(contexts[n]) - 1])
                 scores[n] = [float(logprobs[token]) for token in requests[n][1]]
+
+        self._in_batches(contexts, score)
         return scores
 
     def generate(
@@ -97,13 +105,25 @@ class TorchEngine:
         answers = [""] * len(prompts)
         for prompt in prompts:
             check_length(prompt, max_tokens, self.max_length)
-        for batch in batches(prompts, self._batch_tokens // 2):
+
+        def write(batch: list[int]) -> None:
             ids, mask = pad([prompts[n] for n in batch], self._pad, self.model.device, left=True)
             draws = [torch.Generator().manual_seed(seed + n) for n in batch] if temperature else []
             for n, tokens in zip(batch, self._decode(ids, mask, max_tokens, temperature, draws), strict=True):
                 text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
                 answers[n] = min((text.split(s)[0] for s in stop), key=len, default=text)
+
+        self._in_batches(prompts, write, share=2)
         return answers
+
+    def _in_batches(self, sequences: list[Tokens], work: Callable[[list[int]], None], share: int = 1) -> None:
+        """`work` on every batch; a batch that was too large for the memory makes the later ones smaller, too."""
+        try:
+            held = in_batches(sequences, self._batch_tokens // share, work)
+        except torch.AcceleratorError as error:
+            self.dead = True
+            raise DeadEngineError(self.name, error) from error
+        self._batch_tokens = min(self._batch_tokens, held * share)
 
     @torch.no_grad()
     def _hidden(self, ids: Int[Tensor, "b s"], mask: Bool[Tensor, "b s"]) -> Float[Tensor, "b s d"]:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.engines import Settings, Tokens, check_length, longest, probe_prompt
+from harness.engines import DeadEngineError, Settings, Tokens, check_length, longest, probe_prompt
 from harness.engines.vllm_adapters import MOST_RANK, check_beside
 from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
 from harness.engines.vllm_scoring import SEQUENCES, STEP, Ask, choice_scores, continuation_scores, whole_steps
@@ -37,6 +37,7 @@ class VLLMEngine:
     """See `harness.engines.Engine`."""
 
     name = "vllm"
+    dead = False
 
     def __init__(self, folder: str, settings: Settings) -> None:
         more = prepared(settings.memory)
@@ -102,11 +103,17 @@ class VLLMEngine:
     ) -> list[RequestOutput]:
         import functools
 
+        from vllm.v1.engine.exceptions import EngineDeadError
+
         from harness.progress import bar
 
         inputs: Any = [{"prompt_token_ids": ids} for ids in prompts]
         counted = functools.partial(bar, what=what)
-        return self._llm.generate(inputs, params, use_tqdm=counted, lora_request=self._adapter)
+        try:
+            return self._llm.generate(inputs, params, use_tqdm=counted, lora_request=self._adapter)
+        except (RuntimeError, OSError, EOFError, MemoryError, EngineDeadError) as error:
+            self.dead = True  # what it had begun stays in its queue
+            raise DeadEngineError(self.name, error) from error
 
     def intervene(self, neurons: Neurons | None, op: Op | RangeOp) -> float:
         """Carry out an op on the neurons from now on, in place of what was carried out before; None ends it.
@@ -118,6 +125,8 @@ class VLLMEngine:
             InputError: a model without gates, or neurons of another shape.
             ProofError: the op changes nothing on the probe prompt.
         """
+        if self.dead and neurons is None:
+            return 0.0
         if self._gated is not None:
             gate(self._llm, self._gated - self._gated, ZERO)
             self._gated = None

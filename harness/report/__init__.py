@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import InputError
+from harness.files import sweep, writable
+from harness.locks import locked
 from harness.report import content, tables
 
 if TYPE_CHECKING:
@@ -36,15 +37,17 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         The path of index.html, which is written last.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or another process writes there.
     """
     from harness.report import export, figure_files, model_card, page
 
     out = Path(out)
     html = page.render(comparison)
-    try:
-        for folder in (out, out / "tables", out / "figures"):
+    with locked(out), writable(out):
+        sweep(out)
+        for folder in (out / "tables", out / "figures"):
             folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder)
         for pattern in EARLIER:
             for path in out.glob(pattern):
                 path.unlink()
@@ -56,8 +59,6 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         figure_files.write_figures(comparison, out / "figures")
         model_card.write_cards(comparison, out)
         export.write_text(out / "index.html", html)
-    except OSError as error:
-        raise InputError(f"Cannot write the report to {out} ({error.strerror}); give another --out.") from None
     return out / "index.html"
 
 

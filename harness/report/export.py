@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from harness import files
+from harness.files import replacing
 from harness.report import content, dose, latex, quality, tables, tradeoff
 from harness.report.page import MATRICES
 from harness.report.tables import Cell, Row, Table
-from harness.runs import write_json
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
 
+SCHEMA = 1  # of comparison.json
 FRAMES = ("stance", "shifts", "summary", "rates")
 FORMULA = (
     "=",
@@ -45,7 +47,8 @@ def write_csv(comparison: Comparison, out: Path) -> None:
     for name, frame in frames.items():
         safe = frame.astype(object).map(guarded) if len(frame) else frame
         style: dict[str, Any] = {"lineterminator": "\n", "quoting": csv.QUOTE_NONNUMERIC}  # or a lone \\r ends a row
-        safe.to_csv(out / f"{name}.csv", index=False, encoding="utf-8", errors="replace", **style)
+        with replacing(out / f"{name}.csv") as file:
+            safe.to_csv(file, index=False, encoding="utf-8", errors="replace", **style)
 
 
 def guarded(value: Any) -> Any:
@@ -74,7 +77,8 @@ def write_parquet(comparison: Comparison, path: Path) -> None:
         else:
             texts = [None if pd.isna(value) else carried(str(value)) for value in frame[name]]
             columns[name] = pa.array(texts, pa.string())
-    pq.write_table(pa.table(columns), path)
+    with replacing(path) as file:
+        pq.write_table(pa.table(columns), file)
 
 
 def write_tables(comparison: Comparison, out: Path) -> None:
@@ -138,7 +142,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     kept = {name: getattr(comparison, name) for name in fields}
     frames = {name: getattr(comparison, name).to_dict("records") for name in FRAMES}
     quality = {name: frame.to_dict("records") for name, frame in comparison.quality.items()}
-    write_json(path, plain({**kept, **frames, "quality": quality}))
+    files.write_json(path, plain({"schema": SCHEMA, **kept, **frames, "quality": quality}))
 
 
 def plain(value: Any) -> Any:
@@ -156,7 +160,7 @@ def plain(value: Any) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Text as UTF-8 carries it, and a terminal may show it: no lone surrogates, no control characters."""
-    path.write_text(text.translate(CONTROL), encoding="utf-8", errors="replace")
+    files.write_text(path, text.translate(CONTROL), errors="replace")
 
 
 def markdown(comparison: Comparison) -> str:

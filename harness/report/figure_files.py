@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
+from harness.files import replacing
 from harness.report import content, dose, figures, findings, tradeoff
 from harness.report.svg import TOKENS, WIDE
 
@@ -39,7 +40,7 @@ def write_figures(comparison: Comparison, out: Path) -> None:
     """stance, shift, tradeoff, dose and layers as .svg and .png, those that the page shows.
 
     Raises:
-        OSError: the folder cannot be written.
+        InputError: the folder cannot be written.
     """
     colours = palette()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -47,8 +48,10 @@ def write_figures(comparison: Comparison, out: Path) -> None:
         for name, draw in _drawings(comparison):
             figure = draw(WIDE)
             _colour(figure, colours)
-            figure.savefig(out / f"{name}.svg", facecolor="white", metadata=nothing)  # type: ignore[arg-type]
-            figure.savefig(out / f"{name}.png", facecolor="white", dpi=DPI, metadata={"Software": None})
+            with replacing(out / f"{name}.svg") as file:
+                figure.savefig(file, facecolor="white", metadata=nothing)  # type: ignore[arg-type]
+            with replacing(out / f"{name}.png") as file:
+                figure.savefig(file, facecolor="white", dpi=DPI, metadata={"Software": None})
 
 
 def palette() -> dict[str, str]:

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
-from harness.errors import InputError
+from harness.files import replacing, sweep, writable, write_json, write_text
+from harness.locks import locked
 from harness.report import svg, tables
 from harness.report.tables import Cell, Kind, Row, Table
 from harness.report.templates import environment
-from harness.runs import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+
+SCHEMA = 1  # of findings.json
 
 
 @dataclass(frozen=True)
@@ -93,18 +96,22 @@ def write_sheet(sheet: Sheet, out: Path) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        found: dict[str, Any] = {"title": sheet.title, "sentences": list(sheet.sentences), "about": dict(sheet.about)}
+    with locked(out), writable(out):
+        sweep(out)
+        found: dict[str, Any] = {
+            "schema": SCHEMA,
+            "title": sheet.title,
+            "sentences": list(sheet.sentences),
+            "about": dict(sheet.about),
+        }
         found["tables"] = {s.name: s.table.to_dict("records") for s in sheet.sections if s.table is not None}
         for section in sheet.sections:
             if section.table is not None:
-                section.table.to_csv(out / f"{section.name}.csv", index=False)
+                with replacing(out / f"{section.name}.csv") as file:
+                    section.table.to_csv(file, index=False)
         write_json(out / "findings.json", found)
-        (out / "report.md").write_text(_markdown(sheet), encoding="utf-8")
-        (out / "index.html").write_text(_html(sheet), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"Cannot write the page to {out} ({error.strerror}); give another --out.") from None
+        write_text(out / "report.md", _markdown(sheet))
+        write_text(out / "index.html", _html(sheet))
     return out / "index.html"
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import InputError, choices
+from harness.files import check_schema
+from harness.report.export import SCHEMA
 
 KEYS = ("title", "headline", "verdict", "warnings", "measures", "runs", "stance", "shifts", "summary", "rates")
 PROMPT = ["topic", "format", "item", "variant"]
@@ -68,6 +70,8 @@ def read_folder(folder: Path) -> Shared:
         frame = pd.read_parquet(samples)
     except (ValueError, OSError) as error:
         raise InputError(f"{folder} cannot be read ({error}); make the comparison again.") from None
+    if isinstance(read, dict):
+        check_schema(file, read.get("schema", 1), SCHEMA, "make the comparison again")
     absent = [key for key in KEYS if not isinstance(read, dict) or key not in read]
     lacking = [name for name in (*PROMPT, "prompt", "run", "answer", "value") if name not in frame.columns]
     if absent or lacking:

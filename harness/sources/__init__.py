@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError, choices
+from harness.files import write_text
 from harness.models import cache_folder
 from harness.runs import digest, file_hash
 from harness.sources import ideoinst, listed, multiple, paired
@@ -62,7 +63,7 @@ def convert(data: Path, out: Path) -> Path:
         load_topic(target)
     if data.is_dir():
         group = f"class: !function {LM_EVAL_CLASS.replace('TopicGroup', 'AllTopics')}\ntask: {ideoinst.GROUP}\n"
-        (out / f"{ideoinst.GROUP}.yaml").write_text(group, encoding="utf-8")
+        write_text(out / f"{ideoinst.GROUP}.yaml", group)
     return out
 
 
@@ -106,7 +107,7 @@ def _write(topic: dict[str, Any], target: Path) -> None:
     for key, value in topic.items():
         if isinstance(value, list):
             beside = target.with_suffix(f".{key}.jsonl")
-            beside.write_text("".join(json.dumps(row) + "\n" for row in value), encoding="utf-8")
+            write_text(beside, "".join(json.dumps(row) + "\n" for row in value))
             value = beside.name
         lines.append(f"{key}: {json.dumps(value)}")
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(target, "\n".join(lines) + "\n")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from harness.errors import InputError
+from harness.files import writable, write_text
 from harness.topics.files import LM_EVAL_CLASS
 
 TEMPLATE = """\
@@ -85,7 +86,8 @@ def new_topic(name: str, folder: Path) -> Path:
     path = folder / f"{name}.yaml"
     if path.exists():
         raise InputError(f"{path} exists already and is not overwritten; edit it, or choose another name.")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     title = name.replace("_", " ").capitalize()
-    path.write_text(TEMPLATE.format(name=name, title=title, cls=LM_EVAL_CLASS), encoding="utf-8")
+    write_text(path, TEMPLATE.format(name=name, title=title, cls=LM_EVAL_CLASS))
     return path

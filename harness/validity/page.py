@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.compare import MEASURES
-from harness.errors import InputError
+from harness.files import write_json, write_text
+from harness.locks import locked
 from harness.report.tables import Cell, Row, Table, interval, number
 from harness.report.templates import environment
-from harness.runs import write_json
 from harness.validity.reading import Validity
 from harness.verdict import limit_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SCHEMA = 1  # of validity.json
 RELIABLE = 0.9
 
 
@@ -31,11 +32,9 @@ def write_page(validity: Validity, out: Path) -> Path:
     page = jinja.get_template("validity.html.j2").render(
         v=validity, sentences=sentences(validity), tables=tables(validity), version=__version__
     )
-    try:
-        write_json(out / "validity.json", validity.as_json())
-        (out / "validity.html").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"Cannot write the page to {out} ({error.strerror}); give another --out.") from None
+    with locked(out):
+        write_json(out / "validity.json", {"schema": SCHEMA, **validity.as_json()})
+        write_text(out / "validity.html", page)
     return out / "validity.html"
 
 

@@ -25,6 +25,7 @@ from harness.analysis import Analysis, AnalysisSettings
 from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
 from harness.errors import InputError, choices
+from harness.files import write_parquet
 from harness.finetune import topic_pairs
 from harness.lmeval.roots import all_roots
 from harness.mitigation import Training
@@ -225,8 +226,8 @@ def _rate(study: _Study, label: str, folder: str, seed: int) -> tuple[pd.DataFra
                 lambda: stack.enter_context(leased(config.engine, folder, settings)),
                 store, identity, config.engine, load_tokenizer(folder), longest,
             )  # fmt: skip
-            rate(cached, study.asked, config.trials, seed).to_parquet(run.path / "trials.parquet", index=False)
-            expected(cached, study.asked).to_parquet(run.path / "expected.parquet", index=False)
+            write_parquet(run.path / "trials.parquet", rate(cached, study.asked, config.trials, seed))
+            write_parquet(run.path / "expected.parquet", expected(cached, study.asked))
             run.notes["requests"] = {"asked": cached.asked, "from_cache": cached.hits}
         run.finish()
         return run
@@ -255,7 +256,7 @@ def _sweep(study: _Study, base: str, tuned: str) -> pd.DataFrame:
             first, second, load_tokenizer(base), study.asked[: wanted.pairs], wanted.sites,
             wanted.blocks(len(decoder_layers(first))), wanted.controls, wanted.seeds, wanted.batch_tokens,
         )  # fmt: skip
-        table.to_parquet(run.path / "sweep.parquet", index=False)
+        write_parquet(run.path / "sweep.parquet", table)
         run.finish()
         return run
 

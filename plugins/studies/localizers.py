@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from harness import steps
 from harness.analysis import Analysis
 from harness.engines.lease import make_room
 from harness.errors import InputError, choices
 from harness.experiment import NOISE_SEED
+from harness.files import write_tensors
 from harness.finetune import topic_pairs
 from harness.interventions import ZERO
 from harness.lmeval.roots import all_roots
@@ -110,7 +111,7 @@ class _Study(steps.Numbered):
                 chosen = some(self.topic, start, step, settings.prompts)
                 found = all_scores(before, after, tokenizer, [chosen], settings.side, chat, seed)
                 tensors |= {f"{part}/{name}": scores.contiguous() for name, scores in found.items()}
-            save_file(tensors, run.path / "scores.safetensors")
+            write_tensors(run.path / "scores.safetensors", tensors)
             run.finish()
             return run
 

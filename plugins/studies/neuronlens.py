@@ -24,6 +24,7 @@ from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
 from harness.engines.torch import DTYPES
 from harness.errors import InputError, ProofError, choices
+from harness.files import write_parquet
 from harness.interventions import ZERO, Effect
 from harness.lmeval.roots import packaged_root
 from harness.models import device, load_model, load_tokenizer, resolve, weights_hash
@@ -95,7 +96,7 @@ class Study(Numbered):
                 store = stack.enter_context(closing(AnswerStore()))
                 longest, tokenizer = engines.longest(self.folder, settings), load_tokenizer(self.folder)
                 cached = CachedEngine(serve, store, identity, condition.engine, tokenizer, longest)
-                ask(cached, rows, texts).to_parquet(run.path / "rows.parquet", index=False)
+                write_parquet(run.path / "rows.parquet", ask(cached, rows, texts))
 
         run = self.made(name, "neuronlens", {**spec, **about}, work)
         return pd.read_parquet(run.path / "rows.parquet")
@@ -206,17 +207,17 @@ def _fitted(study: Study, kept: Sequence[Prompt]) -> tuple[dict[str, Moments], P
             table = {"dimension": range(place.width), "salient": one.members.numpy()}
             table |= {name: getattr(found, name).numpy() for name in ("skew", "kurtosis", "normal")}
             shapes.append(pd.DataFrame({"concept": concept, **table}))
-        pd.concat(shapes).to_parquet(run.path / "shape.parquet", index=False)
+        write_parquet(run.path / "shape.parquet", pd.concat(shapes))
         pairs = [(a, b, int(o.shared.sum()), o.mean) for (a, b), o in overlaps(ranges).items()]
         overlap = pd.DataFrame(pairs, columns=["concept", "other", "shared", "overlap"])
-        overlap.to_parquet(run.path / "overlap.parquet", index=False)
+        write_parquet(run.path / "overlap.parquet", overlap)
         counted = fired(model, ranges, [p.ids for p in study.measured])
         items = {"item": [p.example.id for p in study.measured], "text_of": [p.example.concept for p in study.measured]}
         rates = [
             pd.DataFrame({"ranges_of": c, **items, "last": last.numpy(), "all": every.numpy()})
             for c, (last, every) in counted.items()
         ]
-        pd.concat(rates).to_parquet(run.path / "fired.parquet", index=False)
+        write_parquet(run.path / "fired.parquet", pd.concat(rates))
         save_moments(moments, run.path / "moments.safetensors")
         run.notes["place"] = vars(place)
 
