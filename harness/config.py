@@ -33,6 +33,7 @@ class MeasureSettings(Strict):
     judge: str = "embedded"
     axes: dict[str, Any] = {}
     max_length: int = Field(1024, ge=32)
+    tensor_parallel: int = Field(1, ge=1)
     topics_dir: list[Path] = []
 
     @property
@@ -43,7 +44,12 @@ class MeasureSettings(Strict):
     @property
     def served(self) -> Settings:
         """What the engine is started with."""
-        return Settings(dtype=self.dtype, max_length=self.max_length, adapters=self.adapters)
+        return Settings(
+            dtype=self.dtype,
+            max_length=self.max_length,
+            adapters=self.adapters,
+            tensor_parallel=self.tensor_parallel,
+        )
 
 
 class TrainSettings(Strict):

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from harness import engines, steps
-from harness.compare import Comparison, Measured, compare, load_runs
+from harness.compare import Comparison, compare, load_runs
 from harness.config import Experiment
 from harness.errors import InputError, choices
 from harness.finetune import topic_pairs
+from harness.graph import TWO, Needs, Numbered, Step
 from harness.lmeval.roots import all_roots
 from harness.localize import localize_step
 from harness.measure import Asked, check_tasks
@@ -33,14 +34,18 @@ NOISE_SEED = 1
 
 
 @dataclass
-class Study(steps.Numbered):
+class Study(Numbered):
     """An experiment being carried out in a folder."""
 
     config: Experiment
     out: Path
     topics: dict[str, Topic]
-    measured: list[Path] = field(default_factory=list)
-    localizations: list[Path] = field(default_factory=list)
+    measured: list[Step] = field(default_factory=list)
+    localizations: list[Step] = field(default_factory=list)
+
+    def reads(self) -> tuple[str, ...]:
+        """See `Declared`."""
+        return (self.config.model, *map(str, self.config.measure.topics_dir))
 
     @property
     def base(self) -> Variant:
@@ -54,17 +59,19 @@ class Study(steps.Numbered):
     def settings(self) -> engines.Settings:
         return self.config.measure.served
 
-    def measure(self, label: str, role: str, variant: Variant, asked: Asked | None = None, **about: Any) -> None:
-        """One measurement of a variant under the experiment's settings."""
-        m = self.config.measure
+    def measure(
+        self, label: str, role: str, tuned: Step | None = None, asked: Asked | None = None, **about: Any
+    ) -> None:
+        """One measurement of the base or of a fine-tune of it, under the experiment's settings."""
+        m, model, wanted, settings = self.config.measure, self.config.model, asked or self.asked, self.settings
         said = {"label": label, "role": role, "reference": None if role == "base" else "base", **about}
-        run = self.step(
-            f"measure-{label}",
-            lambda out: steps.measure_step(
-                out, variant, asked or self.asked, m.chat_template, m.engine, self.settings, said
-            ),
-        )
-        self.measured.append(run.path)
+
+        def work(out: Path, *made: Path) -> Run:
+            variant = tuned_variant(model, *made) if made else Variant(model)
+            return steps.measure_step(out, variant, wanted, m.chat_template, m.engine, settings, said)
+
+        after = [] if tuned is None else [tuned]
+        self.measured.append(self.step(f"measure-{label}", work, *after, needs=Needs(m.tensor_parallel)))
 
 
 def prepare(config: Experiment, out: Path) -> Study:
@@ -91,72 +98,74 @@ def prepare(config: Experiment, out: Path) -> Study:
 def run(config: Experiment, out: Path) -> Comparison:
     """Carry out the experiment in `out` and compare its measurements."""
     study = prepare(config, out)
-    study.measure("base", "base", study.base)
-    study.measure("base-again", "noise", study.base, replace(study.asked, order_seed=NOISE_SEED))
+    study.measure("base", "base")
+    study.measure("base-again", "noise", asked=replace(study.asked, order_seed=NOISE_SEED))
     for topic in config.train.topics:
         _one_topic(study, topic)
-    runs = load_runs(study.measured)
-    return compare(runs, f"{config.name}: {config.model}", _localization(study, runs))
+    study.carry_out()
+    runs = load_runs([step.path for step in study.measured if step.path.is_dir()])
+    return compare(runs, f"{config.name}: {config.model}", _localization(study))
 
 
 def _one_topic(study: Study, topic: str) -> None:
-    config, name = study.config, _suffix(study.config, topic)
-    tuned_run = _tune(study, f"tune{name}", topic, None)
-    tuned = tuned_variant(config.model, tuned_run.path)
+    config, name, where = study.config, _suffix(study.config, topic), study.config.localize
+    model, topics, side, chat = (
+        config.model,
+        list(study.topics.values()),
+        config.train.side,
+        config.measure.chat_template,
+    )
+    tuned = _tune(study, f"tune{name}", topic)
     study.measure(f"tuned{name}", "tuned", tuned, on_topic=topic)
     if config.patch is None and config.inhibit is None:
         return
-    where = config.localize
-    located = study.step(
-        f"localize{name}",
-        lambda out: localize_step(
+
+    def localized(out: Path, tuned: Path) -> Run:
+        return localize_step(
             out,
-            study.base,
-            tuned,
-            list(study.topics.values()),
+            Variant(model),
+            tuned_variant(model, tuned),
+            topics,
             where.site,
             where.tokens,
             where.top,
             where.normalized,
             where.prompts,
-            config.train.side,
-            config.measure.chat_template,
+            side,
+            chat,
             where.precision,
-        ),
-    )
-    study.localizations.append(located.path)
-    general = Neurons.load(located.path / "general.safetensors")
+        )
+
+    located = study.step(f"localize{name}", localized, tuned, needs=TWO)
+    study.localizations.append(located)
     if config.patch is not None:
-        _patch(study, topic, tuned, general, located.path)
+        _patch(study, topic, tuned, located)
     if config.inhibit is not None:
-        _inhibit(study, topic, general)
+        _inhibit(study, topic, located)
 
 
-def _tune(study: Study, name: str, topic: str, hold: Neurons | None, **about: Any) -> Run:
-    train = study.config.train
-    pairs = topic_pairs(study.topics[topic].split("train"), train.side)
-    measured = measured_questions(study.config.measure.topics_dir)
-    said = {"on_topic": topic, "side": train.side, **about}
-    return study.step(
-        name,
-        lambda out: steps.tune_step(
-            out, study.config.model, pairs, train.recipe, train.seed, hold, measured, about=said
-        ),
-    )
+def _tune(study: Study, name: str, topic: str, located: Step | None = None, held: Holding | None = None) -> Step:
+    train, model, folders = study.config.train, study.config.model, study.config.measure.topics_dir
+    plain = Training(topic_pairs(study.topics[topic].split("train"), train.side), train.recipe)
+    said = {"on_topic": topic, "side": train.side, **({} if held is None else held.about)}
+
+    def work(out: Path, *made: Path) -> Run:
+        training = plain if held is None else held.on(plain, train.seed, *made)
+        measured = measured_questions(folders)
+        return steps.tune_step(
+            out, model, training.pairs, training.recipe, train.seed, training.hold, measured, about=said
+        )
+
+    return study.step(name, work, *([] if located is None else [located]), needs=Needs.training(train.recipe))
 
 
-def _patch(study: Study, topic: str, tuned: Variant, general: Neurons, located: Path) -> None:
+def _patch(study: Study, topic: str, tuned: Step, located: Step) -> None:
     settings = study.config.patch
     assert settings is not None
-    name = _suffix(study.config, topic)
-    specific = Neurons.load(located / f"specific-{topic}.safetensors")
-    sets = {"none": replace(general, mask=torch.zeros_like(general.mask)), "general": general}
-    if len(specific):
-        sets["specific"] = specific
-    for seed in settings.random_seeds:
-        sets[f"random-{seed}"] = general.random_like(seed, exclude=general)
+    name, model, served = _suffix(study.config, topic), study.config.model, study.settings
     asked = replace(study.asked, tasks=tuple(settings.tasks), limit=settings.limit)
-    for kind, neurons in sets.items():
+    chat = study.config.measure.chat_template
+    for kind in ("none", "general", "specific", *(f"random-{seed}" for seed in settings.random_seeds)):
         label = f"patch-{kind}{name}"
         # The empty patch is the same model on the same engine and items: what the other patches are compared with.
         about = {
@@ -166,44 +175,71 @@ def _patch(study: Study, topic: str, tuned: Variant, general: Neurons, located: 
             "on_topic": topic,
             "patch": kind,
         }
-        done = study.step(
-            label,
-            lambda out, neurons=neurons, about=about: steps.patch_step(
-                out, study.base, tuned, neurons, asked, study.config.measure.chat_template, study.settings, about
-            ),
-        )
-        study.measured.append(done.path)
+
+        def work(out: Path, tuned: Path, located: Path, kind: str = kind, about: dict[str, Any] = about) -> Run | None:
+            neurons = _patched(located, kind, topic)
+            if neurons is None:
+                return None
+            donor = tuned_variant(model, tuned)
+            return steps.patch_step(out, Variant(model), donor, neurons, asked, chat, served, about)
+
+        study.measured.append(study.step(label, work, tuned, located, needs=TWO))
 
 
-def _inhibit(study: Study, topic: str, general: Neurons) -> None:
-    from plugins import mitigation
+def _patched(located: Path, kind: str, topic: str) -> Neurons | None:
+    """The neurons that a patch of this kind moves; None where the topic has no specific ones."""
+    if kind == "specific":
+        specific = Neurons.load(located / f"specific-{topic}.safetensors")
+        return specific if len(specific) else None
+    general = Neurons.load(located / "general.safetensors")
+    if kind == "none":
+        return replace(general, mask=torch.zeros_like(general.mask))
+    return general if kind == "general" else general.random_like(int(kind.removeprefix("random-")), exclude=general)
 
+
+@dataclass(frozen=True)
+class Holding:
+    """A fine-tune with a share of the general neurons held, or with as many random ones under a seed."""
+
+    share: float
+    seed: int | None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"share": self.share, "control_seed": self.seed}
+
+    def on(self, plain: Training, seed: int, located: Path) -> Training:
+        """The fine-tune that is carried out instead of the plain one."""
+        from plugins import mitigation
+
+        options = {"share": self.share} if self.seed is None else {"share": self.share, "seed": self.seed}
+        made = mitigation("inhibitft" if self.seed is None else "random_control", options)
+        general = Neurons.load(located / "general.safetensors")
+        return made(plain, Material(seed, neurons=lambda _: general))
+
+
+def _inhibit(study: Study, topic: str, located: Step) -> None:
     settings = study.config.inhibit
     assert settings is not None
     name = _suffix(study.config, topic)
-    train = study.config.train
-    plain = Training(topic_pairs(study.topics[topic].split("train"), train.side), train.recipe)
-    plan = [("inhibitft", "inhibited", share, None) for share in settings.shares]
-    plan += [("random_control", "control", share, s) for share in settings.shares for s in settings.random_seeds]
-    for plugin, role, share, seed in plan:
-        label = f"{'inhibited' if seed is None else 'random'}-{100 * share:g}%{name}"
-        label += "" if seed is None else f"-{seed}"
-        options = {"share": share} if seed is None else {"share": share, "seed": seed}
-        made = mitigation(plugin, options)(plain, Material(train.seed, neurons=lambda _: general))
-        about = {"share": share, "control_seed": seed}
-        trained = _tune(study, f"tune-{label}", topic, made.hold, **about)
-        variant = tuned_variant(study.config.model, trained.path)
-        study.measure(label, role, variant, on_topic=topic, **about)
+    plan = [Holding(share, None) for share in settings.shares]
+    plan += [Holding(share, seed) for share in settings.shares for seed in settings.random_seeds]
+    for held in plan:
+        label = f"{'inhibited' if held.seed is None else 'random'}-{100 * held.share:g}%{name}"
+        label += "" if held.seed is None else f"-{held.seed}"
+        trained = _tune(study, f"tune-{label}", topic, located, held)
+        role = "inhibited" if held.seed is None else "control"
+        study.measure(label, role, trained, on_topic=topic, **held.about)
 
 
 def _suffix(config: Experiment, topic: str) -> str:
     return "" if len(config.train.topics) == 1 else f"-{topic}"
 
 
-def _localization(study: Study, runs: list[Measured]) -> dict[str, Any] | None:
+def _localization(study: Study) -> dict[str, Any] | None:
     """The localisation's own description, where there is one (of the first topic when there are several)."""
     if not study.localizations:
         return None
     from plugins.pnlac_report import read
 
-    return read(study.localizations[0])
+    return read(study.localizations[0].path)

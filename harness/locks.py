@@ -19,8 +19,10 @@ from harness.files import writable
 NAME = ".lock"
 
 
-def lock(folder: Path) -> FileLock:
+def lock(folder: Path, wait: float = 0) -> FileLock:
     """Take a folder that is there; the same process may take it again. `unlock` gives it back, or the process' end.
+
+    `wait`: seconds that another process is given to let go of it.
 
     Raises:
         InputError: another process has it (which one is said), or nothing can be written there.
@@ -29,7 +31,7 @@ def lock(folder: Path) -> FileLock:
     taken = FileLock(file, timeout=0, thread_local=False, is_singleton=True)
     with writable(file):
         try:
-            taken.acquire()
+            taken.acquire(timeout=wait)
         except Timeout:
             raise InputError(
                 f"{folder} is being made by another process{_holder(file)}. Wait until it has finished, end it, or give "
@@ -51,7 +53,7 @@ def unlock(taken: FileLock) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: float = 0) -> Iterator[None]:
     """`lock` for a block; the folder is made where it is missing.
 
     Raises:
@@ -59,7 +61,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    taken = lock(folder)
+    taken = lock(folder, wait)
     try:
         yield
     finally:

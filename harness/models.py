@@ -21,6 +21,7 @@ from harness.checksums import intact, weights_hash
 from harness.errors import InputError, choices
 from harness.files import replacing_folder
 from harness.locks import waiting_for
+from harness.placed import here
 from harness.process import quicken_float32
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def resolve(name: str) -> str:
     Raises:
         InputError: an embedded model that has not been made, or a path that holds no model, an unfinished or an altered one.
     """
+    name = here(name)
     if name in EMBEDDED:
         folder = cache_folder() / "models" / name
         if not (folder / "config.json").is_file():

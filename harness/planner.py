@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from harness.measure import Asked
 from harness.mitigation import Training
 from harness.models import load_tokenizer, resolve
 from harness.neurons import Neurons
+from harness.placed import title
 from harness.plan import BACKWARD, FORWARD, FULL, LORA, Pass, PlannedStep, is_elsewhere, without_download
 from harness.runs import digest
 from harness.token_counts import TokenCounts
@@ -75,8 +75,12 @@ class Planner:
         passes = [Pass(recipe.epochs * self.counts.pairs(training.pairs), flops)]
         if training.anchored is not None:
             passes += self._anchor(training.anchored, steps, flops)
-        named = self.model if not Path(self.model).exists() else Path(self.model).name
-        spec = {"model": named, "data": digest(training.pairs), "examples": count, "recipe": recipe.model_dump()}
+        spec = {
+            "model": title(self.model),
+            "data": digest(training.pairs),
+            "examples": count,
+            "recipe": recipe.model_dump(),
+        }
         writes = self.cost.adapter(recipe) if recipe.mode == "lora" else self.cost.weights
         return PlannedStep(
             name, "tune", folder, count, tuple(passes), recipe.precision, writes, 0, {**spec, "seed": seed}

@@ -7,7 +7,6 @@ arguments.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from harness.axes import axis_effects
 from harness.diagnosis import diagnoses
 from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
-from harness.errors import InputError, ProofError
+from harness.errors import InputError
 from harness.finetune import measured_prompts_in, tune
 from harness.interventions import ZERO
 from harness.judges import EMBEDDED, names
@@ -32,7 +31,7 @@ from harness.measure import Asked, measure, uses_chat
 from harness.mitigation import texts
 from harness.models import lineage, load_tokenizer, resolve, weights_hash
 from harness.neurons import Neurons
-from harness.progress import stage
+from harness.placed import title
 from harness.recipe import Recipe
 from harness.runs import Run, digest, kept_answers, open_run, package_versions, save_measurement
 from harness.variants import Variant, check_neurons
@@ -59,6 +58,8 @@ def measure_step(
     spec = {**variant.spec(), **_asked_spec(asked, chat), "engine": engine, "dtype": settings.dtype, **(about or {})}
     if beside:
         spec["adapters"] = "request"
+    if settings.tensor_parallel > 1:
+        spec["tensor_parallel"] = settings.tensor_parallel
     run = open_run(out, "measure", {**spec, "seed": settings.seed})
     if run.complete:
         return run
@@ -150,7 +151,7 @@ def tune_step(
     if hold is not None:
         check_neurons(hold, folder)
     spec = {
-        "model": model if not Path(model).exists() else Path(model).name,
+        "model": title(model),
         "weights": weights_hash(folder),
         "data": digest(pairs),
         "examples": len(pairs),
@@ -211,37 +212,4 @@ def patch_step(
         engine.close()
     run.notes["effect"] = {"activations": patch.effect.values, "largest_change": patch.effect.largest}
     _save(run, results, samples, asked.judge)
-    return run
-
-
-class Numbered:
-    """A study whose run folders carry the numbers of their steps, in the order in which they are asked for."""
-
-    out: Path
-    _count = 0
-
-    def step(self, name: str, work: Callable[[Path], Run]) -> Run:
-        """The next numbered run folder, made where it is not there yet."""
-        self._count += 1
-        folder = self.out / f"{self._count:02d}-{name.replace('%', 'pct')}"
-        return announce(self._count, name, lambda: work(folder))
-
-
-def announce(number: int, name: str, work: Callable[[], Run]) -> Run:
-    """Run one numbered step under its name, saying what it does, how long it took or that it was there already."""
-    import time
-
-    import click
-
-    begun = time.time()
-    with stage(name):
-        click.echo(f"[{number:02d}] {name} ...", nl=False, err=True)
-        try:
-            run = work()
-        except (InputError, ProofError):
-            click.echo(" failed", err=True)
-            raise
-    taken = time.time() - begun
-    done = run.manifest["seconds"]
-    click.echo(f" done in {taken:.0f} s" if taken + 1 >= done else f" there already (took {done:.0f} s)", err=True)
     return run

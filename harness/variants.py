@@ -21,6 +21,7 @@ from harness.files import replacing_folder
 from harness.interventions import ZERO, Op
 from harness.models import lineage, load_config, load_model, resolve, weights_hash
 from harness.neurons import Neurons
+from harness.placed import title
 from harness.sites import check_mlp_site, mlps, width, width_by_config
 from harness.weights_cache import made_once
 
@@ -167,7 +168,7 @@ class Variant:
         """What identifies the variant, with content hashes instead of paths."""
         folder = resolve(self.model)
         return {
-            "model": self.model if not Path(self.model).exists() else Path(self.model).name,
+            "model": title(self.model),
             "weights": weights_hash(folder),
             "adapter": file_hash(self.adapter / "adapter_model.safetensors") if self.adapter else None,
             "neurons": file_hash(self.neurons) if self.neurons else None,

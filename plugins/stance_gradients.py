@@ -15,7 +15,7 @@ import torch
 from harness.measure import uses_chat
 from harness.models import device, load_model, load_tokenizer, weights_hash
 from harness.neurons import Neurons
-from harness.runs import digest, open_run
+from harness.runs import Run, digest, open_run
 from harness.topics import Topic
 from plugins.culnig import score
 from plugins.culnig_items import stance_items
@@ -23,8 +23,8 @@ from plugins.culnig_items import stance_items
 
 def stance_gradients(
     out: Path, folder: str, topics: list[Topic], side: str, chat: str = "auto", limit: int | None = None
-) -> Neurons:
-    """All neurons of `mlp_act`, scored on the topics' training items (`limit` per topic), kept in a run folder."""
+) -> Run:
+    """All neurons of `mlp_act`, scored on the topics' training items (`limit` per topic): gradients.safetensors of a run."""
     spec = {
         "weights": weights_hash(folder),
         "topics": {t.topic: digest([i.model_dump() for i in t.split("train")[:limit]])[:16] for t in topics},
@@ -32,14 +32,14 @@ def stance_gradients(
         "chat": chat,
     }
     run = open_run(out, "gradients", spec)
-    if not run.complete:
-        tokenizer = load_tokenizer(folder)
-        items = stance_items(topics, side, tokenizer, uses_chat(tokenizer, chat), limit)
-        found = score(load_model(folder, torch.float32, device()), items, sites=("gate",))
-        scores = found.sites["gate"].float()
-        Neurons(torch.ones_like(scores, dtype=torch.bool), "mlp_act", weights_hash(folder), scores).save(
-            run.path / "gradients.safetensors"
-        )
-        run.notes["gold_probability"] = found.probability
-        run.finish()
-    return Neurons.load(run.path / "gradients.safetensors")
+    if run.complete:
+        return run
+    tokenizer = load_tokenizer(folder)
+    items = stance_items(topics, side, tokenizer, uses_chat(tokenizer, chat), limit)
+    found = score(load_model(folder, torch.float32, device()), items, sites=("gate",))
+    scores = found.sites["gate"].float()
+    every = Neurons(torch.ones_like(scores, dtype=torch.bool), "mlp_act", weights_hash(folder), scores)
+    every.save(run.path / "gradients.safetensors")
+    run.notes["gold_probability"] = found.probability
+    run.finish()
+    return run

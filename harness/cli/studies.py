@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,20 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     "--dry-run", is_flag=True, help="Print the steps, what is there already, estimated time and disk; write nothing."
 )
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print the plan as JSON.")
-def run_command(experiment: Path, out: Path | None, dry_run: bool, as_json: bool) -> None:
+@click.option(
+    "--ray",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value="",
+    help="Carry out the steps on a Ray cluster: at ADDRESS, or the one this machine belongs to, or this machine alone.",
+)
+def run_command(experiment: Path, out: Path | None, dry_run: bool, as_json: bool, ray: str | None) -> None:
     """Carry out an experiment file; finished steps are kept, so the same command goes on where it stopped.
 
     \b
     Examples: stance run experiments/demo.yaml --dry-run
               stance run experiments/demo.yaml
+              stance run experiments/mitigations.yaml --ray
     """
     from harness.experiment_file import opened
     from harness.locks import locked
@@ -72,7 +81,13 @@ def run_command(experiment: Path, out: Path | None, dry_run: bool, as_json: bool
     if dry_run:
         _print_plan(study, folder, as_json)
         return
-    with locked(folder):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(folder))
+        if ray is not None:
+            from harness.cluster import RayExecutor
+            from harness.executor import carried_out_by
+
+            stack.enter_context(carried_out_by(stack.enter_context(RayExecutor(ray or None))))
         made = study.run(study.settings, folder)
         if isinstance(made, Sheet):
             print_sheet(made, folder)

@@ -30,6 +30,7 @@ class Settings:
         batch_tokens: positions per padded batch on the Torch engine.
         adapters: `merge` (an adapter becomes weights that are swapped in) or `request` (vLLM computes it beside the base,
             which then takes no interventions).
+        tensor_parallel: GPUs (or processes, on a CPU) that one vLLM engine shares a model's layers out over.
     """
 
     dtype: str = "auto"
@@ -38,6 +39,7 @@ class Settings:
     batch_tokens: int = 4096
     adapters: str = "merge"
     seed: int = 0
+    tensor_parallel: int = 1
 
 
 class DeadEngineError(InputError):
@@ -133,6 +135,11 @@ def start(name: str, folder: str, settings: Settings | None = None) -> Serving:
     if name == "torch":
         if settings.adapters != "merge":
             raise InputError("The Torch engine serves adapters merged; adapters=request needs vLLM.")
+        if settings.tensor_parallel > 1:
+            raise InputError(
+                f"tensor_parallel is {settings.tensor_parallel}; the Torch engine holds a model whole. Leave it out, or "
+                "take vLLM."
+            )
         from harness.engines.torch import TorchEngine
 
         return TorchEngine.from_folder(folder, settings)

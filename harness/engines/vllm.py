@@ -40,7 +40,7 @@ class VLLMEngine:
     dead = False
 
     def __init__(self, folder: str, settings: Settings) -> None:
-        more = prepared(settings.memory)
+        more = prepared(settings.memory, settings.tensor_parallel)
         try:
             from vllm import LLM
         except ImportError as error:
@@ -238,7 +238,7 @@ def _shape(folder: str) -> dict[str, Any]:
     return {key: value for key, value in load_config(folder).to_dict().items() if key not in _NOT_SHAPE}
 
 
-def prepared(memory: int) -> dict[str, Any]:
+def prepared(memory: int, tensor_parallel: int = 1) -> dict[str, Any]:
     """Set what vLLM reads from the environment, where the user has not; the arguments with which one process serves best.
 
     On a CPU that is this process with all its cores (vLLM would start two more and keep a core free for them), small blocks,
@@ -248,6 +248,12 @@ def prepared(memory: int) -> dict[str, Any]:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(memory))
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    shared = {"tensor_parallel_size": tensor_parallel} if tensor_parallel > 1 else {}
     if device() == "cuda":
-        return {}
-    return {"block_size": 32, "distributed_executor_backend": "uni", "enforce_eager": True}
+        return shared
+    return {
+        "block_size": 32,
+        "distributed_executor_backend": "mp" if shared else "uni",
+        "enforce_eager": True,
+        **shared,
+    }

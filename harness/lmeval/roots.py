@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
+from harness.placed import here
 from harness.topics import GROUP, all_topics, is_topic_file, load_topic
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def task_manager(
     """
     from lm_eval.tasks import TaskManager
 
-    given = folders or []
+    given = [Path(here(folder)) for folder in folders or []]
     all_topics([*standing_roots(), *given])
     _given[:] = given
     roots: list[str | Path] = list(all_roots())

@@ -18,6 +18,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from harness.errors import InputError, choices
+from harness.placed import here
 from harness.topics.explain import Lines, explain, names, one_line, shown
 from harness.topics.topic import Topic
 
@@ -215,7 +216,7 @@ def all_topics(roots: list[Path]) -> dict[str, Topic]:
         InputError: a broken topic file, or one name in two files.
     """
     found: dict[str, Topic] = {}
-    for root in dict.fromkeys(r.resolve() for r in roots):
+    for root in dict.fromkeys(Path(here(r)).resolve() for r in roots):
         for path in sorted(root.glob("**/*.yaml")):
             if not is_topic_file(path):
                 continue

@@ -12,12 +12,13 @@ from pathlib import Path
 from harness import engines, steps
 from harness.errors import InputError, choices
 from harness.finetune import topic_pairs
+from harness.graph import Needs, Numbered, Step
 from harness.lmeval.roots import all_roots
 from harness.measure import Asked, check_tasks
 from harness.models import load_config, resolve
 from harness.recipe import Recipe
 from harness.runs import Run, load_measurement
-from harness.topics import FORMATS, GROUP, find_topics
+from harness.topics import FORMATS, GROUP, Topic, find_topics
 from harness.training_data import measured_questions
 from harness.validity.reading import Validity, read
 from harness.variants import Variant, tuned_variant
@@ -37,7 +38,7 @@ TEMPERATURE = 0.7
 
 
 @dataclass
-class Plan(steps.Numbered):
+class Plan(Numbered):
     """What to validate, on what.
 
     Attributes:
@@ -55,12 +56,20 @@ class Plan(steps.Numbered):
     chat: str = "auto"
     seed: int = 0
 
-    def measure(self, name: str, variant: Variant, asked: Asked) -> Run:
-        about = {"label": name, "role": "other"}
-        return self.step(
-            f"measure-{name}",
-            lambda out: steps.measure_step(out, variant, asked, self.chat, self.engine, self.settings, about),
-        )
+    def reads(self) -> tuple[str, ...]:
+        """See `Declared`."""
+        return (self.model, *map(str, self.asked.folders))
+
+    def measure(self, name: str, asked: Asked, tuned: Step | None = None) -> Step:
+        """One measurement of the base or of a fine-tune of it."""
+        model, chat, engine, settings = self.model, self.chat, self.engine, self.settings
+
+        def work(out: Path, *made: Path) -> Run:
+            variant = tuned_variant(model, *made) if made else Variant(model)
+            return steps.measure_step(out, variant, asked, chat, engine, settings, {"label": name, "role": "other"})
+
+        after = [] if tuned is None else [tuned]
+        return self.step(f"measure-{name}", work, *after, needs=Needs(settings.tensor_parallel))
 
 
 def default_recipe(model: str) -> Recipe:
@@ -80,20 +89,20 @@ def validate(plan: Plan) -> Validity:
     if plan.topic not in topics or not topics[plan.topic].split("train"):
         usable = [name for name, topic in topics.items() if topic.split("train")]
         raise InputError(f"There is no topic {plan.topic!r} with training items; topics: {choices(usable)}.")
-    base = Variant(plan.model)
-    base.check()
+    Variant(plan.model).check()
     opened = replace(plan.asked, tasks=_open_tasks(plan.asked.tasks))
     runs = {
-        "base": plan.measure("base", base, plan.asked),
-        "base-again": plan.measure("base-again", base, replace(plan.asked, order_seed=1)),
+        "base": plan.measure("base", plan.asked),
+        "base-again": plan.measure("base-again", replace(plan.asked, order_seed=1)),
     }
     for number in (1, 2) if opened.tasks else ():
         sampled = replace(opened, temperature=TEMPERATURE, sampling_seed=1000 * number)
-        runs[f"sampled-{number}"] = plan.measure(f"sampled-{number}", base, sampled)
+        runs[f"sampled-{number}"] = plan.measure(f"sampled-{number}", sampled)
     for side in ("left", "right"):
         for name, dose in ((f"{side}-half", 0.5), (side, 1.0)):
             recipe = plan.recipe.model_copy(update={"epochs": plan.recipe.epochs * dose})
-            runs[name] = plan.measure(name, _tuned(plan, name, side, recipe), plan.asked)
+            runs[name] = plan.measure(name, plan.asked, _tuned(plan, name, topics[plan.topic], side, recipe))
+    plan.carry_out()
     loaded = {name: load_measurement(run.path) for name, run in runs.items()}
     samples = {name: table for name, (_, table) in loaded.items()}
     manifests = [
@@ -105,7 +114,7 @@ def validate(plan: Plan) -> Validity:
         }
         for name, (manifest, _) in loaded.items()
     ]
-    diagnoses = runs["base"].manifest["diagnoses"]
+    diagnoses = loaded["base"][0]["diagnoses"]
     return read(plan.model, plan.topic, samples, diagnoses, manifests, plan.asked.limit)
 
 
@@ -116,13 +125,16 @@ def _open_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(task for task in whole if task.endswith("_open"))
 
 
-def _tuned(plan: Plan, name: str, side: str, recipe: Recipe) -> Variant:
-    topic = find_topics([*all_roots(), *plan.asked.folders])[plan.topic]
-    pairs = topic_pairs(topic.split("train"), side)
-    about = {"on_topic": plan.topic, "side": side}
-    measured = measured_questions(list(plan.asked.folders))
-    run = plan.step(
-        f"tune-{name}",
-        lambda out: steps.tune_step(out, plan.model, pairs, recipe, plan.seed, None, measured, about=about),
+def _tuned(plan: Plan, name: str, topic: Topic, side: str, recipe: Recipe) -> Step:
+    model, seed, folders, pairs = (
+        plan.model,
+        plan.seed,
+        list(plan.asked.folders),
+        topic_pairs(topic.split("train"), side),
     )
-    return tuned_variant(plan.model, run.path)
+    about = {"on_topic": topic.topic, "side": side}
+
+    def work(out: Path) -> Run:
+        return steps.tune_step(out, model, pairs, recipe, seed, None, measured_questions(folders), about=about)
+
+    return plan.step(f"tune-{name}", work, needs=Needs.training(recipe))

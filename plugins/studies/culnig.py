@@ -10,8 +10,9 @@ layer and site, one country's neurons, and fine-tunes of the modules with most a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from harness import engines, steps
 from harness.analysis import Analysis, AnalysisSettings
 from harness.engines.lease import make_room
 from harness.errors import InputError, choices
+from harness.graph import Needs, Numbered, Step
 from harness.measure import Asked, check_tasks, uses_chat
 from harness.mitigation import Training
 from harness.models import device, load_model, load_tokenizer, resolve, weights_hash
@@ -41,7 +43,7 @@ from plugins.culnig_items import culture_folder, read_questions
 from plugins.culnig_localise import Material, country_names, localise, material
 from plugins.culnig_page import sheet
 from plugins.culnig_sets import load, random_like, save, size
-from plugins.culnig_training import choose, pairs
+from plugins.culnig_training import Chosen, choose, pairs
 
 CULTURE, CONTROLS, COPYING = "culture", "culture_controls", "culture_copying"
 
@@ -83,49 +85,74 @@ class Settings(AnalysisSettings):
 
 
 @dataclass
-class Study(steps.Numbered):
+class Study(Numbered):
     """A study being carried out in a folder."""
 
     settings: Settings
     out: Path
     folder: str
     given: Material
-    frames: dict[str, pd.DataFrame] = field(default_factory=dict)
-    extra: dict[str, pd.DataFrame] = field(default_factory=dict)
+    measured: dict[str, Step] = field(default_factory=dict)
+    extra: dict[str, Step] = field(default_factory=dict)
     controls: dict[str, list[str]] = field(default_factory=dict)
+
+    def reads(self) -> tuple[str, ...]:
+        """See `Declared`."""
+        return (self.folder,)
 
     @property
     def serving(self) -> engines.Settings:
         return engines.Settings(dtype=self.settings.dtype, max_length=self.settings.max_length)
 
-    def measure(self, label: str, variant: Variant, controls: list[str] | None = None, **asked: Any) -> None:
-        """Ask the culture, control and copying tasks (or others) of one variant."""
-        s = self.settings
+    def measure(
+        self,
+        label: str,
+        variant: Callable[..., Variant],
+        controls: list[str] | None = None,
+        after: Sequence[Step] = (),
+        **asked: Any,
+    ) -> None:
+        """Ask the culture, control and copying tasks (or others) of one variant, which is made where it is asked."""
+        s, serving = self.settings, self.serving
         wanted = Asked(**{"tasks": (CULTURE, CONTROLS, COPYING), "limit": s.limit, **asked})
-        run = self.step(
-            f"measure-{label}",
-            lambda out: steps.measure_step(
-                out, variant, wanted, s.chat_template, s.engine, self.serving, {"label": label}
-            ),
-        )
-        self.frames[label] = by_item(load_measurement(run.path)[1])
+
+        def work(out: Path, *made: Path) -> Run:
+            about = {"label": label}
+            return steps.measure_step(out, variant(*made), wanted, s.chat_template, s.engine, serving, about)
+
+        def more(out: Path, *made: Path) -> Run:
+            folder = variant(*made).folder()
+            return extra_step(out, folder, s.tasks_extra, s.limit, s.chat_template, s.engine, serving)
+
+        self.measured[label] = self.step(f"measure-{label}", work, *after)
         if controls is not None:
             self.controls[label] = controls
         if s.tasks_extra and not asked:
-            extra = self.step(
-                f"extra-{label}",
-                lambda out: extra_step(
-                    out, variant.folder(), s.tasks_extra, s.limit, s.chat_template, s.engine, self.serving
-                ),
-            )
-            self.extra[label] = pd.read_parquet(extra.path / "extra.parquet")
+            self.extra[label] = self.step(f"extra-{label}", more, *after)
 
     def scaled(self, verb: str, factor: float, name: str, masks: Masks, **asked: Any) -> None:
         """A set scaled, and as many random neurons of each layer and site."""
         labels = [f"{verb}-{name}-random-{seed}" for seed in self.settings.random_seeds]
-        self.measure(f"{verb}-{name}", Variant(baked(self.folder, masks, factor)), labels, **asked)
+        self.measure(f"{verb}-{name}", Scaled(self.folder, masks, factor), labels, **asked)
         for label, seed in zip(labels, self.settings.random_seeds, strict=True):
-            self.measure(label, Variant(baked(self.folder, random_like(masks, seed), factor)), **asked)
+            self.measure(label, Scaled(self.folder, random_like(masks, seed), factor), **asked)
+
+    def tables(self) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+        """What was measured, by item, and what the extra tasks gave; by label."""
+        frames = {label: by_item(load_measurement(step.path)[1]) for label, step in self.measured.items()}
+        return frames, {label: pd.read_parquet(step.path / "extra.parquet") for label, step in self.extra.items()}
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The base with neurons scaled in its weights, made when it is asked for."""
+
+    folder: str
+    masks: Masks
+    factor: float
+
+    def __call__(self) -> Variant:
+        return Variant(baked(resolve(self.folder), self.masks, self.factor))
 
 
 def prepare(settings: Settings, out: Path) -> Study:
@@ -158,12 +185,13 @@ def run(settings: Settings, out: Path) -> Sheet:
         ProofError: scores that are all zero, an intervention or a fine-tune that changes no weight.
     """
     study = prepare(settings, out)
-    base = Variant(study.folder)
+    base = partial(Variant, study.folder)
     study.measure("base", base)
     study.measure("base-again", base, tasks=(CULTURE, CONTROLS, COPYING), order_seed=1)
     every = settings.limit * len(country_names())
     study.measure("base-noquestion", base, tasks=("culture_noquestion",), limit=every)
-    located = study.step("localise", lambda path: _localise(study, path))
+    located = study.step("localise", partial(_localise, settings, study.folder, study.given))
+    study.carry_out()
     found = json.loads((located.path / "localisation.json").read_text(encoding="utf-8"))
     sets = {name: load(located.path / f"{name}.safetensors", weights_hash(study.folder)) for name in found["sets"]}
     study.scaled("suppress", 0.0, "general", sets["general"])
@@ -172,15 +200,18 @@ def run(settings: Settings, out: Path) -> Sheet:
     for country in settings.specific:
         if size(sets[f"specific-{country}"]):
             study.scaled("suppress", 0.0, country, sets[f"specific-{country}"], tasks=(CULTURE,))
-    trained = {} if settings.train is None else _trained(study, settings.train, sets["general"])
-    return sheet(Findings(settings, study.frames, study.extra, study.controls, sets, found["probability"], trained))
+    trained = [] if settings.train is None else _train(study, settings.train, sets["general"])
+    study.carry_out()
+    frames, extra = study.tables()
+    about = {fine_tune.step.name: fine_tune.described() for fine_tune in trained}
+    return sheet(Findings(settings, frames, extra, study.controls, sets, found["probability"], about))
 
 
-def _localise(study: Study, path: Path) -> Run:
-    s, given = study.settings, study.given
+def _localise(s: Settings, model: str, given: Material, path: Path) -> Run:
+    folder = resolve(model)
     texts = {name: [q.prompt for q in [*given.culture[name], *given.copying[name]]] for name in given.culture}
     spec = {
-        "weights": weights_hash(study.folder),
+        "weights": weights_hash(folder),
         "questions": digest(texts),
         "chat": s.chat_template,
         "specific": s.specific,
@@ -192,13 +223,13 @@ def _localise(study: Study, path: Path) -> Run:
     import torch
 
     make_room()
-    model, tokenizer = load_model(study.folder, torch.float32, device()), load_tokenizer(study.folder)
+    loaded, tokenizer = load_model(folder, torch.float32, device()), load_tokenizer(folder)
     total = sum(2 * len(rows) for rows in given.culture.values()) + sum(map(len, given.copying.values()))
     with bar(total=total, what="scoring", unit="item") as progress:
         chat = uses_chat(tokenizer, s.chat_template)
-        found = localise(model, tokenizer, chat, given, s.specific, progress.update)
+        found = localise(loaded, tokenizer, chat, given, s.specific, progress.update)
     for name, masks in found.sets.items():
-        save(masks, path / f"{name}.safetensors", weights_hash(study.folder))
+        save(masks, path / f"{name}.safetensors", weights_hash(folder))
     sizes = {name: size(masks) for name, masks in found.sets.items()}
     write_json(path / "localisation.json", {"sets": sizes, "probability": found.probability})
     run.notes["sets"] = sizes
@@ -206,9 +237,31 @@ def _localise(study: Study, path: Path) -> Run:
     return run
 
 
-def _trained(study: Study, train: Train, general: Masks) -> dict[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class FineTune:
+    """One fine-tune of chosen modules: its step, and what was chosen."""
+
+    step: Step
+    modules: Chosen
+    examples: int
+
+    def described(self) -> dict[str, Any]:
+        """What the page says of it, once it is there."""
+        manifest = json.loads((self.step.path / "manifest.json").read_text(encoding="utf-8"))
+        return {
+            "modules": len(self.modules.modules),
+            "parameters": self.modules.parameters,
+            "neurons": self.modules.neurons,
+            "examples": self.examples,
+            "loss": manifest.get("loss", []),
+            "moved": manifest.get("moved", {}).get("root_mean_square", float("nan")),
+        }
+
+
+def _train(study: Study, train: Train, general: Masks) -> list[FineTune]:
     """Fine-tune on the control task's questions that are not measured, twice, and measure both."""
-    model, limit = load_model(study.folder), study.settings.limit
+    folder, limit = study.folder, study.settings.limit
+    model = load_model(folder)
     chosen = {
         f"trained-{which}": choose(model, general, which, train.share, train.seed) for which in ("most", "fewest")
     }
@@ -219,24 +272,21 @@ def _trained(study: Study, train: Train, general: Masks) -> dict[str, dict[str, 
         raise InputError(
             f"limit is {limit}: all {len(questions)} items of {train.task} are measured, none is left to train on."
         )
-    about: dict[str, dict[str, Any]] = {}
+    made = []
     for label, modules in chosen.items():
         recipe = train.recipe.model_copy(update={"only": modules.modules})
-        tuned = study.step(
-            label,
-            lambda out, recipe=recipe: steps.tune_step(out, study.folder, data, recipe, train.seed, measured=measured),
-        )
+        tune = partial(_tune, folder, data, recipe, train.seed, measured)
+        tuned = study.step(label, tune, needs=Needs.training(recipe))
         controls = ["trained-fewest"] if label == "trained-most" else []
-        study.measure(label, tuned_variant(study.folder, tuned.path), controls)
-        about[label] = {
-            "modules": len(modules.modules),
-            "parameters": modules.parameters,
-            "neurons": modules.neurons,
-            "examples": len(data),
-            "loss": tuned.manifest.get("loss", []),
-            "moved": tuned.manifest.get("moved", {}).get("root_mean_square", float("nan")),
-        }
-    return about
+        study.measure(label, partial(tuned_variant, folder), controls, [tuned])
+        made.append(FineTune(tuned, modules, len(data)))
+    return made
+
+
+def _tune(
+    folder: str, data: list[dict[str, str]], recipe: Recipe, seed: int, measured: dict[str, str], out: Path
+) -> Run:
+    return steps.tune_step(out, folder, data, recipe, seed, measured=measured)
 
 
 def plan(settings: Settings, planner: Planner) -> list[PlannedStep]:

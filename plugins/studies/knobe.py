@@ -27,16 +27,17 @@ from harness.engines.lease import leased, make_room
 from harness.errors import InputError, choices
 from harness.files import write_parquet
 from harness.finetune import topic_pairs
+from harness.graph import TWO, Needs, Numbered, Step
 from harness.lmeval.roots import all_roots
 from harness.mitigation import Training
-from harness.models import load_tokenizer, weights_hash
+from harness.models import load_tokenizer, resolve, weights_hash
 from harness.plan import Pass, PlannedStep
 from harness.planner import Planner, numbered, small
 from harness.recipe import Recipe
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
 from harness.sites import decoder_layers
-from harness.steps import Numbered, tune_step
+from harness.steps import tune_step
 from harness.topics import find_topics
 from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
@@ -122,6 +123,10 @@ class _Study(Numbered):
     out: Path
     asked: Sequence[Asked]
 
+    def reads(self) -> tuple[str, ...]:
+        """See `Declared`."""
+        return (self.settings.model, *([] if self.settings.tuned is None else [self.settings.tuned]))
+
     @property
     def texts(self) -> str:
         """Hash of all prompts."""
@@ -152,16 +157,22 @@ def run(settings: KnobeSettings, out: Path) -> Sheet:
         ProofError: a fine-tune or a patch that changed nothing.
     """
     study = prepare(settings, out)
-    base, tuned = Variant(settings.model), _tuned(study)
-    folders = base.folder(), tuned.folder()
-    _same_prompts(study, *folders)
-    ratings = [_rate(study, BASE, folders[0], settings.seed), _rate(study, AGAIN, folders[0], settings.seed + 1)]
-    ratings.append(_rate(study, TUNED, folders[1], settings.seed))
-    swept = _sweep(study, *folders) if settings.sweep else None
+    if settings.tuned is not None:  # a fine-tune of this study's own has its base's tokenizer
+        _same_prompts(study.asked, *(Variant(name).folder() for name in (settings.model, settings.tuned)))
+    tuned, base = _tuned(study), Base(settings.model)
+    ratings = {
+        BASE: _rate(study, BASE, base, settings.seed),
+        AGAIN: _rate(study, AGAIN, base, settings.seed + 1),
+        TUNED: _rate(study, TUNED, tuned, settings.seed),
+    }
+    sweep = _sweep(study, tuned) if settings.sweep else None
     for layer in settings.stitched:
         name = f"stitched after {layer}"
-        ratings.append(_rate(study, name, stitched(*folders, layer), settings.seed))
-    trials, scores = (pd.concat(tables, ignore_index=True) for tables in zip(*ratings, strict=True))
+        ratings[name] = _rate(study, name, replace(tuned, stitched=layer), settings.seed)
+    study.carry_out()
+    swept = None if sweep is None else pd.read_parquet(sweep.path / "sweep.parquet")
+    read = [_ratings(label, step) for label, step in ratings.items()]
+    trials, scores = (pd.concat(tables, ignore_index=True) for tables in zip(*read, strict=True))
     about = json.loads(settings.model_dump_json()) | {"prompts": study.texts, "pairs asked": len(study.asked)}
     least = settings.sweep.least if settings.sweep else LEAST
     return sheet(Findings(settings.name, BASE, AGAIN, TUNED, trials, scores, swept, least, about))
@@ -177,18 +188,44 @@ def _vignettes(settings: KnobeSettings) -> Sequence[Asked]:
     return found[: settings.pairs]
 
 
-def _tuned(study: _Study) -> Variant:
-    wanted = study.settings.tune
+@dataclass(frozen=True)
+class Base:
+    """The base, as a model that is rated; `after`: the step that makes one."""
+
+    model: str
+    after: tuple[Step, ...] = ()
+
+    def folder(self, *made: Path) -> str:
+        """Its weights, on the machine that reads them."""
+        return Variant(self.model).folder()
+
+
+@dataclass(frozen=True)
+class Tuned(Base):
+    """The tuned model: named, or made by the step of `after`; `stitched`: from this block on it is the base again."""
+
+    named: str | None = None
+    stitched: int | None = None
+
+    def folder(self, *made: Path) -> str:
+        """See `Base`."""
+        tuned = tuned_variant(self.model, *made) if made else Variant(str(self.named))
+        folders = Variant(self.model).folder(), tuned.folder()
+        return folders[1] if self.stitched is None else stitched(*folders, self.stitched)
+
+
+def _tuned(study: _Study) -> Tuned:
+    settings, wanted = study.settings, study.settings.tune
     if wanted is None:
-        return Variant(str(study.settings.tuned))
-    pairs = _pairs(wanted)
+        return Tuned(settings.model, named=settings.tuned)
+    model, pairs = settings.model, _pairs(wanted)
     said = {"on_topic": wanted.topic, "side": wanted.side}
 
     def work(out: Path) -> Run:
         measured = measured_questions([])
-        return tune_step(out, study.settings.model, pairs, wanted.recipe, wanted.seed, None, measured, about=said)
+        return tune_step(out, model, pairs, wanted.recipe, wanted.seed, None, measured, about=said)
 
-    return tuned_variant(study.settings.model, study.step("tune", work).path)
+    return Tuned(model, (study.step("tune", work, needs=Needs.training(wanted.recipe)),))
 
 
 def _pairs(wanted: TuneSettings) -> list[dict[str, str]]:
@@ -198,8 +235,8 @@ def _pairs(wanted: TuneSettings) -> list[dict[str, str]]:
     return topic_pairs(topics[wanted.topic].split("train"), wanted.side)
 
 
-def _same_prompts(study: _Study, base: str, tuned: str) -> None:
-    read = [prompts_of(load_tokenizer(folder), study.asked) for folder in (base, tuned)]
+def _same_prompts(asked: Sequence[Asked], base: str, tuned: str) -> None:
+    read = [prompts_of(load_tokenizer(folder), asked) for folder in (base, tuned)]
     if read[0] != read[1]:
         raise InputError(
             "The two models' tokenizers read the prompts differently, so their activations do not belong to the same tokens. "
@@ -207,15 +244,16 @@ def _same_prompts(study: _Study, base: str, tuned: str) -> None:
         )
 
 
-def _rate(study: _Study, label: str, folder: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One model's trials and expected ratings, from its run folder."""
-    config = study.settings
+def _rate(study: _Study, label: str, rated: Base, seed: int) -> Step:
+    """One model's trials and expected ratings."""
+    config, asked = study.settings, study.asked
     settings = engines.Settings(dtype=config.dtype, max_length=config.max_length)
-    spec = {"label": label, "weights": weights_hash(folder), "prompts": study.texts, "trials": config.trials}
-    spec |= {"seed": seed, "engine": config.engine, "dtype": config.dtype}
+    spec = {"label": label, "prompts": study.texts, "trials": config.trials, "seed": seed}
+    spec |= {"engine": config.engine, "dtype": config.dtype}
 
-    def work(out: Path) -> Run:
-        run = open_run(out, "knobe-ratings", spec)
+    def work(out: Path, *made: Path) -> Run:
+        folder = rated.folder(*made)
+        run = open_run(out, "knobe-ratings", {**spec, "weights": weights_hash(folder)})
         if run.complete:
             return run
         identity = digest([weights_hash(folder), config.engine, vars(settings), package_versions()])
@@ -226,24 +264,29 @@ def _rate(study: _Study, label: str, folder: str, seed: int) -> tuple[pd.DataFra
                 lambda: stack.enter_context(leased(config.engine, folder, settings)),
                 store, identity, config.engine, load_tokenizer(folder), longest,
             )  # fmt: skip
-            write_parquet(run.path / "trials.parquet", rate(cached, study.asked, config.trials, seed))
-            write_parquet(run.path / "expected.parquet", expected(cached, study.asked))
+            write_parquet(run.path / "trials.parquet", rate(cached, asked, config.trials, seed))
+            write_parquet(run.path / "expected.parquet", expected(cached, asked))
             run.notes["requests"] = {"asked": cached.asked, "from_cache": cached.hits}
         run.finish()
         return run
 
-    path = study.step(f"rate-{label.replace(' ', '-')}", work).path
-    trials, scores = (pd.read_parquet(path / f"{name}.parquet") for name in ("trials", "expected"))
+    return study.step(f"rate-{label.replace(' ', '-')}", work, *rated.after)
+
+
+def _ratings(label: str, rated: Step) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A model's trials and expected ratings, from its run folder."""
+    trials, scores = (pd.read_parquet(rated.path / f"{name}.parquet") for name in ("trials", "expected"))
     return trials.assign(model=label), scores.assign(model=label)
 
 
-def _sweep(study: _Study, base: str, tuned: str) -> pd.DataFrame:
-    wanted, config = study.settings.sweep, study.settings
+def _sweep(study: _Study, rated: Tuned) -> Step:
+    wanted, config, asked, texts = study.settings.sweep, study.settings, study.asked, study.texts
     assert wanted is not None
-    spec = {"base": weights_hash(base), "tuned": weights_hash(tuned), "dtype": config.dtype, "prompts": study.texts}
-    spec |= wanted.model_dump(exclude={"least", "batch_tokens"})
 
-    def work(out: Path) -> Run:
+    def work(out: Path, *made: Path) -> Run:
+        base, tuned = resolve(config.model), rated.folder(*made)
+        spec = {"base": weights_hash(base), "tuned": weights_hash(tuned), "dtype": config.dtype, "prompts": texts}
+        spec |= wanted.model_dump(exclude={"least", "batch_tokens"})
         run = open_run(out, "knobe-sweep", spec)
         if run.complete:
             return run
@@ -253,14 +296,14 @@ def _sweep(study: _Study, base: str, tuned: str) -> pd.DataFrame:
         make_room()
         first, second = (load_model(folder, DTYPES[config.dtype], device()) for folder in (base, tuned))
         table = sweep_ratings(
-            first, second, load_tokenizer(base), study.asked[: wanted.pairs], wanted.sites,
+            first, second, load_tokenizer(base), asked[: wanted.pairs], wanted.sites,
             wanted.blocks(len(decoder_layers(first))), wanted.controls, wanted.seeds, wanted.batch_tokens,
         )  # fmt: skip
         write_parquet(run.path / "sweep.parquet", table)
         run.finish()
         return run
 
-    return pd.read_parquet(study.step("sweep", work).path / "sweep.parquet")
+    return study.step("sweep", work, *rated.after, needs=TWO)
 
 
 def plan(settings: KnobeSettings, planner: Planner) -> list[PlannedStep]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,14 @@ from harness.errors import InputError, choices
 from harness.experiment import NOISE_SEED
 from harness.files import write_tensors
 from harness.finetune import topic_pairs
+from harness.graph import TWO, Needs, Numbered, Step
 from harness.interventions import ZERO
 from harness.lmeval.roots import all_roots
 from harness.measure import Asked, check_tasks, uses_chat
 from harness.mitigation import Training
 from harness.models import device, load_model, load_tokenizer, weights_hash
 from harness.neurons import Neurons
+from harness.placed import here
 from harness.plan import BACKWARD, Pass, PlannedStep
 from harness.planner import Planner, numbered
 from harness.report.sheet import Sheet
@@ -45,14 +46,27 @@ from plugins.localizer_settings import Settings, Share
 from plugins.localizer_sheet import Found, sheet
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """The fine-tune: given, or made by the step of `after`."""
+
+    model: str
+    given: Path | None
+    after: tuple[Step, ...] = ()
+
+    def variant(self, *made: Path) -> Variant:
+        """As something to serve, on the machine that does."""
+        return tuned_variant(self.model, made[0] if self.given is None else Path(here(self.given)))
+
+
 @dataclass
-class _Study(steps.Numbered):
+class _Study(Numbered):
     """One comparison being carried out in a folder."""
 
     settings: Settings
     out: Path
     topic: Topic
-    values: dict[str, Path] = field(default_factory=dict)
+    values: dict[str, Step] = field(default_factory=dict)
 
     @property
     def asked(self) -> Asked:
@@ -62,95 +76,109 @@ class _Study(steps.Numbered):
     def base(self) -> Variant:
         return Variant(self.settings.model)
 
-    def measure(self, label: str, variant: Variant, asked: Asked | None = None) -> None:
-        m = self.settings.measure
-        work: Callable[[Path], Run] = lambda out: steps.measure_step(  # noqa: E731
-            out, variant, asked or self.asked, m.chat_template, m.engine, self.settings.measure.served, {"label": label}
-        )
-        self.values[label] = self.step(label, work).path
+    def reads(self) -> tuple[str, ...]:
+        """See `Declared`."""
+        s = self.settings
+        given = [s.tuned, *s.measure.topics_dir, self.sets if self.sets.is_dir() else None]
+        return (s.model, *(str(path) for path in given if path is not None))
 
-    @cached_property
-    def tuned(self) -> Variant:
+    @property
+    def sets(self) -> Path:
+        """Where neuron sets are written, which measurements read."""
+        return self.out / "sets"
+
+    def measure(
+        self, label: str, tuned: Tuned | None = None, neurons: Path | None = None, asked: Asked | None = None
+    ) -> None:
+        """One measurement: of the base, of the fine-tune, or of the fine-tune with a set zeroed."""
+        m, model, wanted = self.settings.measure, self.settings.model, asked or self.asked
+
+        def work(out: Path, *made: Path) -> Run:
+            variant = Variant(model) if tuned is None else tuned.variant(*made)
+            if neurons is not None:
+                variant = replace(variant, neurons=Path(here(neurons)), op=ZERO)
+            return steps.measure_step(out, variant, wanted, m.chat_template, m.engine, m.served, {"label": label})
+
+        after = () if tuned is None else tuned.after
+        self.values[label] = self.step(label, work, *after, needs=Needs(m.tensor_parallel))
+
+    def tuned(self) -> Tuned:
         """The fine-tune, made or given."""
         settings = self.settings
         if settings.tuned is not None:
-            return tuned_variant(settings.model, settings.tuned)
+            return Tuned(settings.model, settings.tuned)
         assert settings.tune is not None
-        tune, pairs = settings.tune, topic_pairs(self.topic.split("train")[: settings.tune.questions], settings.side)
-        measured = measured_questions(settings.measure.topics_dir)
+        tune, model, folders = settings.tune, settings.model, settings.measure.topics_dir
+        pairs = topic_pairs(self.topic.split("train")[: tune.questions], settings.side)
         about = {"on_topic": settings.topic, "side": settings.side}
-        work: Callable[[Path], Run] = lambda out: steps.tune_step(  # noqa: E731
-            out, settings.model, pairs, tune.recipe, tune.seed, None, measured, about=about
-        )
-        return tuned_variant(settings.model, self.step("tune", work).path)
-
-    def scores(self) -> dict[str, dict[str, torch.Tensor]]:
-        """`whole`, and two halves of the questions, each localiser -> scores [l, m]."""
-        settings, base = self.settings, self.base.folder()
-        items = self.topic.split("train")[: settings.prompts]
-        tuned = self.tuned
-        spec = {
-            "base": self.base.spec(),
-            "tuned": tuned.spec(),
-            "items": digest([item.model_dump() for item in items])[:16],
-            "side": settings.side,
-            "chat": settings.measure.chat_template,
-        }
 
         def work(out: Path) -> Run:
+            measured = measured_questions(folders)
+            return steps.tune_step(out, model, pairs, tune.recipe, tune.seed, None, measured, about=about)
+
+        return Tuned(model, None, (self.step("tune", work, needs=Needs.training(tune.recipe)),))
+
+    def score(self, tuned: Tuned) -> Step:
+        """Every localiser's scores [l, m] on all questions (`whole`) and on two halves of them."""
+        settings, topic, base = self.settings, self.topic, self.base
+        items = topic.split("train")[: settings.prompts]
+
+        def work(out: Path, *made: Path) -> Run:
+            variant = tuned.variant(*made)
+            spec = {
+                "base": base.spec(),
+                "tuned": variant.spec(),
+                "items": digest([item.model_dump() for item in items])[:16],
+                "side": settings.side,
+                "chat": settings.measure.chat_template,
+            }
             run = open_run(out, "localizers", spec)
             if run.complete:
                 return run
             make_room()
-            tokenizer = load_tokenizer(base)
+            folder = base.folder()
+            tokenizer = load_tokenizer(folder)
             chat = uses_chat(tokenizer, settings.measure.chat_template)
-            before, after = (load_model(folder, torch.float32, device()) for folder in (base, tuned.folder()))
+            before, after = (load_model(path, torch.float32, device()) for path in (folder, variant.folder()))
             parts = {"whole": (0, 1, 0), "first": (0, 2, 1), "second": (1, 2, 2)}
             tensors = {}
             for part, (start, step, seed) in parts.items():
-                chosen = some(self.topic, start, step, settings.prompts)
+                chosen = some(topic, start, step, settings.prompts)
                 found = all_scores(before, after, tokenizer, [chosen], settings.side, chat, seed)
                 tensors |= {f"{part}/{name}": scores.contiguous() for name, scores in found.items()}
             write_tensors(run.path / "scores.safetensors", tensors)
             run.finish()
             return run
 
-        kept = load_file(self.step("scores", work).path / "scores.safetensors")
-        parts = ("whole", "first", "second")
-        return {part: {name: kept[f"{part}/{name}"] for name in NAMES} for part in parts}
+        return self.step("scores", work, *tuned.after, needs=TWO)
 
     def doses(self, kind: Kind, shares: list[Share], seeds: list[int]) -> list[Dose]:
         return [Dose(kind, n, s, seed) for n in self.settings.localizers for s in shares for seed in (None, *seeds)]
 
-    def suppress(self, sets: Mapping[Dose, Neurons]) -> None:
+    def suppress(self, tuned: Tuned, sets: Mapping[Dose, Neurons]) -> None:
         """Zero each set in the fine-tune, through the engine's gates."""
-        folder = self.out / "sets"
-        folder.mkdir(parents=True, exist_ok=True)
+        self.sets.mkdir(parents=True, exist_ok=True)
         for dose, neurons in sets.items():
-            path = folder / f"{dose.label}.safetensors"
+            path = self.sets / f"{dose.label}.safetensors"
             # Written once: a file of the same set is not the same bytes every time, and its hash is part of the run's spec.
             if not path.is_file() or not torch.equal(Neurons.load(path).mask, neurons.mask):
                 neurons.save(path)
-            self.measure(dose.label, replace(self.tuned, neurons=path, op=ZERO))
+            self.measure(dose.label, tuned, path)
 
-    def patch(self, sets: Mapping[str, Neurons]) -> dict[str, Path]:
+    def patch(self, tuned: Tuned, sets: Mapping[str, Neurons]) -> dict[str, Step]:
         """The base with the fine-tune's activations at each set, on Torch."""
-        m, plan, made = self.settings.measure, self.settings.patch, {}
+        m, plan, base = self.settings.measure, self.settings.patch, self.base
         assert plan is not None
         asked = replace(self.asked, tasks=tuple(plan.tasks or m.tasks))
-        for label, neurons in sets.items():
-            work: Callable[[Path], Run] = lambda out, neurons=neurons, label=label: steps.patch_step(  # noqa: E731
-                out,
-                self.base,
-                self.tuned,
-                neurons,
-                asked,
-                m.chat_template,
-                self.settings.measure.served,
-                {"label": label},
-            )
-            made[label] = self.step(label, work).path
-        return made
+
+        def patched(label: str, neurons: Neurons) -> Callable[..., Run]:
+            def work(out: Path, *made: Path) -> Run:
+                donor = tuned.variant(*made)
+                return steps.patch_step(out, base, donor, neurons, asked, m.chat_template, m.served, {"label": label})
+
+            return work
+
+        return {label: self.step(label, patched(label, n), *tuned.after, needs=TWO) for label, n in sets.items()}
 
 
 def prepare(settings: Settings, out: Path) -> _Study:
@@ -178,14 +206,20 @@ def prepare(settings: Settings, out: Path) -> _Study:
     check_tasks(study.asked)
     study.base.check()
     if settings.tuned is not None:
-        study.tuned.check()
+        study.tuned().variant().check()
     return study
 
 
 def run(settings: Settings, out: Path) -> Sheet:
     """Carry out the comparison in `out`."""
     study = prepare(settings, out)
-    tuned, scores = study.tuned, study.scores()
+    tuned = study.tuned()
+    scored = study.score(tuned)
+    study.measure("base")
+    study.measure("base-again", asked=replace(study.asked, order_seed=NOISE_SEED))
+    study.measure("tuned", tuned)
+    study.carry_out()
+    scores = _scores(scored.path)
     model = weights_hash(study.base.folder())
 
     def sets_of(doses: list[Dose]) -> dict[Dose, Neurons]:
@@ -195,21 +229,22 @@ def run(settings: Settings, out: Path) -> Sheet:
             made[dose] = own if dose.seed is None else own.random_like(dose.seed, exclude=own)
         return made
 
-    study.measure("base", study.base)
-    study.measure("base-again", study.base, replace(study.asked, order_seed=NOISE_SEED))
-    study.measure("tuned", tuned)
     suppressed = sets_of(study.doses("suppress", settings.shares, settings.random_seeds))
-    study.suppress(suppressed)
-    responses = Responses({label: read_values(path) for label, path in study.values.items()})
+    study.suppress(tuned, suppressed)
+    patches: dict[str, Step] = {}
+    chosen: dict[Dose, Neurons] = {}
+    if settings.patch is not None:
+        chosen = sets_of(study.doses("patch", settings.patch.shares, settings.patch.random_seeds))
+        empty = Neurons(torch.zeros_like(next(iter(chosen.values())).mask), SITE, model)
+        patches = study.patch(tuned, {"patch-none": empty, **{dose.label: neurons for dose, neurons in chosen.items()}})
+    study.carry_out()
+    responses = Responses({label: read_values(step.path) for label, step in study.values.items()})
     floor = noise_floor(responses, "base", "base-again")
     counts = {dose: len(neurons) for dose, neurons in suppressed.items()}
     table = effects(responses, list(suppressed), "tuned", counts, floor)
     patched = None
-    if settings.patch is not None:
-        chosen = sets_of(study.doses("patch", settings.patch.shares, settings.patch.random_seeds))
-        empty = Neurons(torch.zeros_like(next(iter(chosen.values())).mask), SITE, model)
-        paths = study.patch({"patch-none": empty, **{dose.label: neurons for dose, neurons in chosen.items()}})
-        own = Responses({label: read_values(path) for label, path in paths.items()})
+    if patches:
+        own = Responses({label: read_values(step.path) for label, step in patches.items()})
         patched = effects(own, list(chosen), "patch-none", {dose: len(n) for dose, n in chosen.items()}, floor)
     share, whole = settings.overlap_share, scores["whole"]
     found = Found(
@@ -222,6 +257,12 @@ def run(settings: Settings, out: Path) -> Sheet:
         patched,
     )
     return sheet(settings.name, settings.model, found, settings.topic, share, _about(settings))
+
+
+def _scores(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """`whole`, and two halves of the questions, each localiser -> scores [l, m]."""
+    kept = load_file(folder / "scores.safetensors")
+    return {part: {name: kept[f"{part}/{name}"] for name in NAMES} for part in ("whole", "first", "second")}
 
 
 def _about(settings: Settings) -> dict[str, Any]:

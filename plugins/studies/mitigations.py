@@ -9,166 +9,30 @@ spill-over is counted on the topics that no training of the cell saw. plugins/st
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fnmatch import fnmatch
-from functools import cached_property
-from itertools import count
 from pathlib import Path
 
-from harness import steps
 from harness.analysis import Analysis
 from harness.errors import InputError, choices
 from harness.experiment import NOISE_SEED
-from harness.finetune import topic_pairs
 from harness.lmeval.roots import all_roots
-from harness.localize import localize_step
-from harness.measure import Asked, check_tasks
-from harness.mitigation import Material, Mitigation, NeuronKind, Training
-from harness.neurons import Neurons
+from harness.measure import check_tasks
 from harness.plan import PlannedStep
-from harness.planner import Planner, some_neurons
+from harness.planner import Planner
 from harness.report.sheet import Sheet
-from harness.runs import Run, digest
+from harness.runs import digest
 from harness.sites import check_mlp_site
-from harness.topics import Topic, all_topics
-from harness.training_data import measured_questions
-from harness.variants import Variant, tuned_variant
+from harness.topics import all_topics
+from harness.variants import Variant
 from plugins import mitigation
+from plugins.mitigation_cells import CellRun, Study, slug
 from plugins.mitigation_settings import Settings
 from plugins.studies.pareto import sheet
 from plugins.studies.spillover import PLAIN, Cell, read_shifts
 
 
-@dataclass(frozen=True)
-class _Study:
-    settings: Settings
-    out: Path
-    topics: dict[str, Topic]
-    candidates: dict[str, Mitigation]
-    numbers: Iterator[int] = field(default_factory=lambda: count(1))
-
-    def step(self, name: str, work: Callable[[], Run]) -> Path:
-        return steps.announce(next(self.numbers), name, work).path
-
-    @property
-    def asked(self) -> Asked:
-        return self.settings.measure.asked
-
-    def measure(self, folder: Path, label: str, variant: Variant, asked: Asked | None = None) -> Path:
-        m = self.settings.measure
-        about = {"label": label, "reference": None if label == "base" else "base"}
-        name = label if folder.parent == self.out else f"{folder.parent.name} measure {label}"
-        return self.step(
-            name,
-            lambda: steps.measure_step(
-                folder, variant, asked or self.asked, m.chat_template, m.engine, m.served, about
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class _CellRun:
-    """One cell: its plain fine-tune, what is found in it, and the fine-tunes that a mitigation makes of it."""
-
-    study: _Study
-    cell: Cell
-
-    @property
-    def out(self) -> Path:
-        return self.study.out / str(self.cell)
-
-    @cached_property
-    def plain(self) -> Training:
-        train = self.study.settings.train
-        items = self.study.topics[self.cell.topic].split("train")[: train.questions]
-        return Training(topic_pairs(items, self.cell.side), train.recipe)
-
-    def tuned(self, label: str, training: Training) -> Variant:
-        model = self.study.settings.model
-        measured = measured_questions(self.study.settings.measure.topics_dir)
-        about = {"on_topic": self.cell.topic, "side": self.cell.side, "mitigation": label}
-        path = self.study.step(
-            f"{self.cell} tune {label}",
-            lambda: steps.tune_step(
-                self.out / f"tune-{slug(label)}",
-                model,
-                training.pairs,
-                training.recipe,
-                self.cell.seed,
-                training.hold,
-                measured,
-                about=about,
-                anchored=training.anchored,
-            ),
-        )
-        return tuned_variant(model, path)
-
-    @cached_property
-    def tuned_plainly(self) -> Variant:
-        return self.tuned(PLAIN, self.plain)
-
-    def neurons(self, kind: NeuronKind) -> Neurons:
-        """Neurons found in the plain fine-tune, or by gradients in the base."""
-        if kind == "gradient":
-            return self._by_gradient
-        folder = self._localized(kind == "normalized")
-        name = f"specific-{self.cell.topic}" if kind == "specific" else "general"
-        return Neurons.load(folder / f"{name}.safetensors")
-
-    def _localized(self, normalized: bool) -> Path:
-        where, study = self.study.settings.localize, self.study
-        topics = [topic for topic in study.topics.values() if not topic.control]
-        return localize_step(
-            self.out / f"localize{'-normalized' if normalized else ''}",
-            Variant(study.settings.model),
-            self.tuned_plainly,
-            topics,
-            site=where.site,
-            tokens=where.tokens,
-            top=where.top,
-            normalized=normalized,
-            prompts=where.prompts,
-            side=self.cell.side,
-            chat=study.settings.measure.chat_template,
-            precision=where.precision,
-        ).path
-
-    @cached_property
-    def _by_gradient(self) -> Neurons:
-        from plugins.stance_gradients import stance_gradients
-
-        base = Variant(self.study.settings.model).folder()
-        topic, limit = self.study.topics[self.cell.topic], self.study.settings.localize.prompts
-        chat = self.study.settings.measure.chat_template
-        return stance_gradients(self.out / "gradients", base, [topic], self.cell.side, chat, limit)
-
-    def trainings(self, neurons: Callable[[NeuronKind], Neurons]) -> Iterator[tuple[str, Training]]:
-        """What each mitigation of this cell makes of the plain fine-tune, by label."""
-        settings = self.study.settings
-        material = Material(self.cell.seed, self.study.topics, tuple(settings.seen[self.cell.topic]), neurons)
-        for candidate in settings.mitigations:
-            if any(fnmatch(str(self.cell), pattern) for pattern in candidate.cells):
-                yield candidate.label, self.study.candidates[candidate.label](self.plain, material)
-
-    def run(self) -> dict[str, Path]:
-        """Tune all, then measure all, so that one engine serves the cell's variants; label -> measurement."""
-        made = {PLAIN: self.tuned_plainly}
-        for label, training in self.trainings(self.neurons):
-            made[label] = self.tuned(label, training)
-        return {
-            label: self.study.measure(self.out / f"measure-{slug(label)}", label, variant)
-            for label, variant in made.items()
-        }
-
-
-def slug(label: str) -> str:
-    """A label as part of a folder's name."""
-    return re.sub(r"[^a-z0-9]+", "-", label.lower().replace("%", "pct")).strip("-")
-
-
-def prepare(settings: Settings, out: Path) -> _Study:
+def prepare(settings: Settings, out: Path) -> Study:
     """Check everything that can be known before a model is loaded.
 
     Raises:
@@ -197,7 +61,7 @@ def prepare(settings: Settings, out: Path) -> _Study:
     if stray := sorted({c.control for c in settings.mitigations if c.control and c.control not in labels}):
         raise InputError(f"mitigations: control {choices(stray)} is no label; labels: {choices(labels)}.")
     check_mlp_site(settings.localize.site, "mitigations")
-    study = _Study(settings, out, topics, {c.label: mitigation(c.use, c.options) for c in settings.mitigations})
+    study = Study(settings, out, topics, {c.label: mitigation(c.use, c.options) for c in settings.mitigations})
     check_tasks(study.asked)
     Variant(settings.model).check()
     return study
@@ -206,13 +70,14 @@ def prepare(settings: Settings, out: Path) -> _Study:
 def run(settings: Settings, out: Path) -> Sheet:
     """Carry out every cell, seeds outermost, and set the mitigations side by side."""
     study, train = prepare(settings, out), settings.train
-    base = Variant(settings.model)
-    measured = {"base": study.measure(out / "base", "base", base)}
+    base = study.measure(out / "base", "base")
     again = replace(study.asked, order_seed=NOISE_SEED)
-    measured["noise"] = study.measure(out / "base-again", "base-again", base, again)
+    noise = study.measure(out / "base-again", "base-again", asked=again)
     cells = _cells(settings)
-    runs = {cell: _CellRun(study, cell).run() for cell in cells}
-    shifts = read_shifts(measured["base"], measured["noise"], runs, settings.seen)
+    declared = {cell: CellRun(study, cell).declare() for cell in cells}
+    study.carry_out()
+    runs = {cell: {label: step.path for label, step in made.items()} for cell, made in declared.items()}
+    shifts = read_shifts(base.path, noise.path, runs, settings.seen)
     controls = {c.label: c.control for c in settings.mitigations}
     about = {
         "model": settings.model,
@@ -236,24 +101,20 @@ def plan(settings: Settings, planner: Planner) -> list[PlannedStep]:
     """Every run folder; how often neurons are localised follows from what the mitigations ask for."""
     m, planner = settings.measure, planner.with_chat(settings.measure.chat_template)
     topics = all_topics([*all_roots(), *m.topics_dir])
-    study = _Study(settings, Path(), topics, {c.label: mitigation(c.use, c.options) for c in settings.mitigations})
+    study = Study(settings, Path(), topics, {c.label: mitigation(c.use, c.options) for c in settings.mitigations})
     base = planner.measured("measure base", "base", study.asked, m.engine, m.dtype)
     again = replace(study.asked, order_seed=NOISE_SEED)
     steps = [base, planner.measured("measure base again", "base-again", again, m.engine, m.dtype)]
     for cell in _cells(settings):
-        steps += _planned(_CellRun(study, cell), planner, base)
+        steps += _planned(CellRun(study, cell), planner, base)
     return steps
 
 
-def _planned(run: _CellRun, planner: Planner, measured: PlannedStep) -> list[PlannedStep]:
+def _planned(run: CellRun, planner: Planner, measured: PlannedStep) -> list[PlannedStep]:
     """One cell: its fine-tunes, what is localised in the plain one, and the measurements."""
-    settings, where, kinds = run.study.settings, run.study.settings.localize, set[NeuronKind]()
-
-    def found(kind: NeuronKind) -> Neurons:
-        kinds.add(kind)
-        return some_neurons()
-
-    made = {PLAIN: run.plain, **dict(run.trainings(found))}
+    settings, where, trainings = run.study.settings, run.study.settings.localize, list(run.trainings())
+    made = {PLAIN: run.plain, **{label: training for label, training, _ in trainings}}
+    kinds = {kind for _, _, asked_for in trainings for kind in asked_for}
     merged = settings.train.recipe.mode == "lora" and settings.measure.adapters == "merge"
     weights = planner.cost.weights if merged else 0
     steps = [planner.tuned(f"tune {n}", f"{run.cell}/tune-{slug(n)}", t, run.cell.seed) for n, t in made.items()]

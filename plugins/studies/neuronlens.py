@@ -25,6 +25,7 @@ from harness.engines.lease import leased, make_room
 from harness.engines.torch import DTYPES
 from harness.errors import InputError, ProofError, choices
 from harness.files import write_parquet
+from harness.graph import Numbered, Step
 from harness.interventions import ZERO, Effect
 from harness.lmeval.roots import packaged_root
 from harness.models import device, load_model, load_tokenizer, resolve, weights_hash
@@ -32,7 +33,6 @@ from harness.plan import Pass, PlannedStep
 from harness.planner import Planner, numbered, small
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
-from harness.steps import Numbered
 from harness.topics import read_jsonl
 from plugins.neuronlens import Ranges, masking, range_op, salient
 from plugins.neuronlens_concepts import ConceptTask, Prompt, prompts
@@ -57,33 +57,38 @@ class Study(Numbered):
     measured: list[Prompt]
     texts: dict[str, list[int]]
 
-    def made(self, name: str, kind: str, spec: dict[str, Any], work: Callable[[Run], None]) -> Run:
-        """A numbered run folder of the study's model, made where it is not there yet."""
-        common = {"weights": weights_hash(self.folder), "dtype": self.settings.dtype, **spec}
+    def reads(self) -> tuple[str, ...]:
+        """See `Declared`."""
+        return (self.folder,)
 
-        def carry_out(path: Path) -> Run:
+    def made(self, name: str, kind: str, spec: dict[str, Any], work: Callable[[Run, str], None]) -> Step:
+        """A numbered run folder; `work` is given the run and the folder of the study's model."""
+        common = {"weights": weights_hash(self.folder), "dtype": self.settings.dtype, **spec}
+        model = self.folder
+
+        def make(path: Path) -> Run:
             run = open_run(path, kind, common)
             if not run.complete:
-                work(run)
+                work(run, resolve(model))
                 run.finish()
             return run
 
-        return self.step(name, carry_out)
+        return self.step(name, make)
 
-    def asked(self, name: str, condition: Condition, rows: list[Prompt], ranges: Ranges | None = None) -> pd.DataFrame:
+    def asked(self, name: str, condition: Condition, rows: list[Prompt], ranges: Ranges | None = None) -> Step:
         """The answers under one condition; `ranges` are masked, and an engine that changes nothing by it raises."""
         texts = self.texts if rows is self.measured else {}
         changed = None if ranges is None else _content(ranges, condition.mask)
         spec = {"engine": condition.engine, "prompts": _hash(rows), "neutral": digest(texts), "changed": changed}
         about = {"concept": condition.concept, "mask": condition.mask, "seed": condition.seed}
+        settings = engines.Settings(dtype=self.settings.dtype, max_length=self.settings.max_length)
 
-        def work(run: Run) -> None:
-            settings = engines.Settings(dtype=self.settings.dtype, max_length=self.settings.max_length)
-            identity = digest([spec["engine"], vars(settings), weights_hash(self.folder), changed, package_versions()])
+        def work(run: Run, folder: str) -> None:
+            identity = digest([spec["engine"], vars(settings), weights_hash(folder), changed, package_versions()])
             with ExitStack() as stack:
 
                 def serve() -> engines.Engine:
-                    engine: Any = stack.enter_context(leased(condition.engine, self.folder, settings))
+                    engine: Any = stack.enter_context(leased(condition.engine, folder, settings))
                     if ranges is not None and condition.mask in SERVED:
                         stack.callback(engine.intervene, None, ZERO)
                         run.notes["largest_change"] = engine.intervene(ranges.neurons, range_op(ranges))
@@ -94,12 +99,11 @@ class Study(Numbered):
                     return engine
 
                 store = stack.enter_context(closing(AnswerStore()))
-                longest, tokenizer = engines.longest(self.folder, settings), load_tokenizer(self.folder)
+                longest, tokenizer = engines.longest(folder, settings), load_tokenizer(folder)
                 cached = CachedEngine(serve, store, identity, condition.engine, tokenizer, longest)
                 write_parquet(run.path / "rows.parquet", ask(cached, rows, texts))
 
-        run = self.made(name, "neuronlens", {**spec, **about}, work)
-        return pd.read_parquet(run.path / "rows.parquet")
+        return self.made(name, "neuronlens", {**spec, **about}, work)
 
 
 def prepare(settings: Settings, out: Path) -> Study:
@@ -128,15 +132,23 @@ def run(settings: Settings, out: Path) -> Sheet:
         ProofError: a mask that changes nothing.
     """
     study = prepare(settings, out)
-    train = study.asked("answers-to-fit-on", Condition(None, "none", None, settings.engine), study.train)
+    answers = study.asked("answers-to-fit-on", Condition(None, "none", None, settings.engine), study.train)
+    study.carry_out()
+    train = _rows(answers)
     kept = _kept(study, train)
     moments, fitted = _fitted(study, kept)
-    frames: dict[Condition, pd.DataFrame] = {}
+    asked: dict[Condition, Step] = {}
     for condition in _conditions(settings, study.task):
         ranges = None if condition.concept is None else _ranges(settings, moments, condition)
-        frames[condition] = study.asked(f"measure-{condition.label}", condition, study.measured, ranges)
+        asked[condition] = study.asked(f"measure-{condition.label}", condition, study.measured, ranges)
+    study.carry_out()
+    frames = {condition: _rows(step) for condition, step in asked.items()}
     diagnostics = {name: pd.read_parquet(fitted / f"{name}.parquet") for name in ("fired", "overlap", "shape")}
     return sheet(Found(settings, study.task, train, len(kept), frames, diagnostics, _masked(settings, study.task)))
+
+
+def _rows(asked: Step) -> pd.DataFrame:
+    return pd.read_parquet(asked.path / "rows.parquet")
 
 
 def _masked(settings: Settings, task: ConceptTask) -> tuple[str, ...]:
@@ -192,12 +204,13 @@ def _fitted(study: Study, kept: Sequence[Prompt]) -> tuple[dict[str, Moments], P
     settings, concepts = study.settings, list(study.task.names)
     by_concept = {c: [p.ids for p in kept if p.example.concept == c] for c in concepts}
     keys = ("site", "layer", "share", "tau", "saliency")
-    spec = {**{key: getattr(settings, key) for key in keys}, "prompts": _hash(kept), "measured": _hash(study.measured)}
+    measured = study.measured
+    spec = {**{key: getattr(settings, key) for key in keys}, "prompts": _hash(kept), "measured": _hash(measured)}
 
-    def work(run: Run) -> None:
+    def work(run: Run, folder: str) -> None:
         make_room()
-        model = load_model(study.folder, DTYPES[settings.dtype], device())
-        place = Place.of(model, weights_hash(study.folder), settings.site, settings.layer)
+        model = load_model(folder, DTYPES[settings.dtype], device())
+        place = Place.of(model, weights_hash(folder), settings.site, settings.layer)
         values = {c: last_tokens(model, ids, place) for c, ids in by_concept.items()}
         moments = {c: Moments.of(rows, place) for c, rows in values.items()}
         ranges = {c: _ranges(settings, moments, Condition(c, "range", None, "torch")) for c in concepts}
@@ -211,8 +224,8 @@ def _fitted(study: Study, kept: Sequence[Prompt]) -> tuple[dict[str, Moments], P
         pairs = [(a, b, int(o.shared.sum()), o.mean) for (a, b), o in overlaps(ranges).items()]
         overlap = pd.DataFrame(pairs, columns=["concept", "other", "shared", "overlap"])
         write_parquet(run.path / "overlap.parquet", overlap)
-        counted = fired(model, ranges, [p.ids for p in study.measured])
-        items = {"item": [p.example.id for p in study.measured], "text_of": [p.example.concept for p in study.measured]}
+        counted = fired(model, ranges, [p.ids for p in measured])
+        items = {"item": [p.example.id for p in measured], "text_of": [p.example.concept for p in measured]}
         rates = [
             pd.DataFrame({"ranges_of": c, **items, "last": last.numpy(), "all": every.numpy()})
             for c, (last, every) in counted.items()
@@ -221,9 +234,10 @@ def _fitted(study: Study, kept: Sequence[Prompt]) -> tuple[dict[str, Moments], P
         save_moments(moments, run.path / "moments.safetensors")
         run.notes["place"] = vars(place)
 
-    done = study.made("fit", "neuronlens-fit", spec, work)
-    place = Place(**json.loads(json.dumps(done.manifest["place"])))
-    return load_moments(done.path / "moments.safetensors", place, concepts), done.path
+    fit = study.made("fit", "neuronlens-fit", spec, work)
+    study.carry_out()
+    manifest = json.loads((fit.path / "manifest.json").read_text(encoding="utf-8"))
+    return load_moments(fit.path / "moments.safetensors", Place(**manifest["place"]), concepts), fit.path
 
 
 def _prove(engine: engines.Engine, effect: Effect, rows: Sequence[Prompt], condition: Condition) -> None:
