@@ -37,7 +37,7 @@ check: .venv/.installed ## lint, formatting and types
 
 docs: .venv/.installed ## the documentation as a site: build/docs/index.html
 	@$(PIP) install --no-deps -r requirements/docs.txt
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: .venv/.installed ## put imports and formatting right
 	$(BIN)/ruff check --select I --fix

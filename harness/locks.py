@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from harness.errors import InputError
 from harness.files import writable
+from harness.process import command
 
 NAME = ".lock"
 
@@ -38,8 +38,7 @@ def lock(folder: Path, wait: float = 0) -> FileLock:
                 "another --out."
             ) from None
         if taken.lock_counter == 1:
-            command = shlex.join(["stance", *sys.argv[1:]])
-            about = {"process": os.getpid(), "machine": platform.node(), "command": command}
+            about = {"process": os.getpid(), "machine": platform.node(), "command": shlex.join(command())}
             file.write_text(json.dumps(about), encoding="utf-8")
     return taken
 

@@ -13,6 +13,7 @@ import platform
 import sys
 import warnings
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -25,6 +26,14 @@ _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+
+
+def command() -> list[str]:
+    """What was typed to start this process: `stance ...`, or a script of the user's; empty in a notebook or at a prompt."""
+    name = Path(sys.argv[0]).name if sys.argv else ""
+    if name in ("stance", "stance.exe"):
+        return ["stance", *sys.argv[1:]]
+    return ["python", *sys.argv] if name.endswith(".py") and "ipykernel" not in name else []
 
 
 def settle() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +37,7 @@ from harness.checksums import (
 from harness.errors import InputError
 from harness.files import check_schema, sweep, sync, writable, write_json, write_parquet
 from harness.locks import NAME, lock, unlock
+from harness.process import command
 from harness.progress import note
 
 SCHEMA, OLDEST = 3, 2
@@ -126,7 +126,7 @@ class Run:
             "spec": self.spec,
             "spec_hash": digest(self.spec),
             **self.notes,
-            "command": ["stance", *sys.argv[1:]],
+            "command": command(),
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - self.started, 1),
             "versions": {"stance-harness": __version__, "python": platform.python_version(), **package_versions()},

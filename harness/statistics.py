@@ -69,7 +69,8 @@ class Resampled:
 def _bca_tails(value: float, draws: Array, jackknife: tuple[Array, ...], tails: Array) -> Array:
     """Where in the draws a BCa interval ends: bias-corrected by z0, accelerated by a (Efron 1987, eq. 6.6 and 7.3)."""
     below = np.mean(draws < value) + 0.5 * np.mean(draws == value)
-    influence = [(len(part) - 1) / len(part) * (part.mean() - part) for part in jackknife if len(part)]
+    with np.errstate(invalid="ignore"):  # a ratio whose denominator vanishes without one item: no acceleration then
+        influence = [(len(part) - 1) / len(part) * (part.mean() - part) for part in jackknife if len(part)]
     spread = sum(float(np.sum(part**2)) for part in influence)
     if not 0 < below < 1 or not np.isfinite(spread) or spread <= 0:
         return tails

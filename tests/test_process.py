@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness import process
-from harness.process import quicken_float32
+from harness.process import command, quicken_float32
 from tests import tiny as t
 
 
@@ -62,3 +62,17 @@ def test_a_loaded_model_gives_its_logits_either_way(setting, tmp_path):
         setting.fp32_precision = "none"
         plain = model(input_ids=ids).logits
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "argv, typed",
+    [
+        (["/usr/bin/stance", "eval", "--out", "a b"], ["stance", "eval", "--out", "a b"]),
+        (["study.py", "--seed", "1"], ["python", "study.py", "--seed", "1"]),
+        (["/site-packages/ipykernel_launcher.py", "-f", "kernel.json"], []),
+        ([""], []),
+    ],
+)
+def test_what_was_typed(monkeypatch, argv, typed):
+    monkeypatch.setattr("sys.argv", argv)
+    assert command() == typed
