@@ -12,11 +12,13 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from harness.compare import Comparison
 from harness.judges.calibration import Calibration
+from harness.moved import Moved
 from harness.registry import GROUPS
 from harness.report import tables
 from harness.report.sheet import Sheet, write_sheet
@@ -206,6 +208,26 @@ def print_report(reported: Reported) -> None:
 def print_comparison(comparison: Comparison, out: Path) -> None:
     """Write the report and print it."""
     print_report(written(comparison, out))
+
+
+def print_moved(moved: Moved) -> None:
+    """The items one after another: what changed, the question, and what was said before and after."""
+    for number, item in enumerate(moved.items.to_dict("records"), 1):
+        head = f"{number}. {item['topic']}, {item['item']}: {_number(item['before'])} -> {_number(item['after'])}"
+        console.print(Text(f"{head} ({_number(item['change'])})", style="bold"))
+        lines = [str(item["prompt"]).strip()]
+        lines += [f"{side}: {text}" for side, text in zip(("left", "right"), json.loads(item["options"]), strict=False)]
+        lines += [
+            f"{run}: {item[key]}" for run, key in ((moved.reference, "answer_before"), (moved.run, "answer_after"))
+        ]
+        for line in lines:
+            console.print(Padding(Text(line), (0, 0, 0, 3)))
+    noise = "not measured" if moved.noise is None else f"{moved.noise:.3f}"
+    console.print(
+        f"{moved.format}: {moved.run} minus {moved.reference}, the largest changes of all items, so extremes. Largest "
+        f"change of an item between two measurements of the base: {noise}.",
+        highlight=False,
+    )
 
 
 def print_validity(validity: Validity, out: Path) -> None:

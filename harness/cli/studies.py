@@ -1,4 +1,4 @@
-"""`stance compare`, `stance run` and `stance validate`."""
+"""`stance compare`, `stance moved`, `stance run` and `stance validate`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,25 @@ def compare_command(runs: tuple[Path, ...], localization: Path | None, title: st
     from harness.terminal import written
 
     return written(compare_runs(runs, localization=localization, title=title), out)
+
+
+@main.command("moved")
+@click.argument("folder", type=FOLDER)
+@click.option("--run", metavar="LABEL", help="Which run; default: the first fine-tune.")
+@click.option("--format", "kind", help="pairs, open, statements or choices; default: the leading measure's.")
+@click.option("--topic", "topics", multiple=True, help="These topics alone; can be given several times.")
+@click.option("--top", default=10, show_default=True, help="How many items.")
+@answering("print_moved")
+def moved_command(folder: Path, run: str | None, kind: str | None, topics: tuple[str, ...], top: int) -> Any:
+    """Show the items that a run of a comparison moved most, with the question and both answers.
+
+    \b
+    Example:  stance moved reports/mine --topic immigration --top 3
+    """
+    from harness.moved import moved_most
+    from harness.sharing import read_folder
+
+    return moved_most(read_folder(folder), run, kind, topics, top)
 
 
 def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
