@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from harness.errors import InputError, choices
+from harness.report.content import records
 from harness.report.samples import common, readable
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def moved_most(shared: Shared, run: str | None, kind: str | None, topics: tuple[
     floor = _changes(asked, again, runs[again]["reference"])["change"].abs().max() if again else None
     first = changes.sort_values("change", key=abs, ascending=False, kind="stable").head(count)
     frame = common(set(map(str, shared.samples["prompt"])))
-    shown = [_shown(asked, row, label, reference, kind, frame) for row in first.to_dict("records")]
+    shown = [_shown(asked, row, label, reference, kind, frame) for row in records(first)]
     noise = None if floor is None or pd.isna(floor) else float(floor)
     return Moved(str(label), str(reference), kind, pd.DataFrame(shown, columns=COLUMNS), noise)
 

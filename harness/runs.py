@@ -34,7 +34,7 @@ from harness.checksums import (
     stamp,
     write_manifest,
 )
-from harness.errors import InputError
+from harness.errors import InputError, choices
 from harness.files import check_schema, sweep, sync, writable, write_json, write_parquet
 from harness.locks import NAME, lock, unlock
 from harness.process import command
@@ -242,9 +242,15 @@ def load_measurement(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     path = Path(path)
     read = load_run(path, "measure", "a measurement that `stance eval --out` wrote")
     try:
-        return read, pd.read_parquet(path / "samples.parquet")
+        samples = pd.read_parquet(path / "samples.parquet")
     except (OSError, ValueError) as error:  # a run that keeps no checksums
         raise InputError(f"{path / 'samples.parquet'} cannot be read ({error}); make the run again.") from None
+    if missing := [name for name in ("side", "options") if name not in samples.columns]:
+        raise InputError(
+            f"{path / 'samples.parquet'} has no column {choices(missing)}: an older release measured this. Remove {path} and "
+            "give its command again; what the model said is in the cache of answers."
+        )
+    return read, samples
 
 
 def load_run(path: Path, kind: str, expected: str) -> dict[str, Any]:

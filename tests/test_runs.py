@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.errors import InputError
-from harness.runs import load_measurement, open_run
+from harness.runs import load_measurement, open_run, save_measurement
 
 
 def test_a_run_is_complete_when_its_manifest_is_there(tmp_path: Path) -> None:
@@ -38,3 +39,10 @@ def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match=r"manifest\.json is not readable"):
         load_measurement(tmp_path)
+
+
+def test_a_measurement_without_todays_columns_is_refused(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "old", "measure", {})
+    save_measurement(run, {}, pd.DataFrame({"topic": ["race"], "side": [""]}))
+    with pytest.raises(InputError, match=r"no column options.*Remove .*old and give its command again"):
+        load_measurement(run.path)

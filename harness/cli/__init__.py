@@ -1,7 +1,8 @@
 """`stance`: one command per verb. Options are parsed in this package; the work is in api.py and experiment.py.
 
 measuring: eval. training: tune, localize, export. studies: compare, moved, run, validate. material: topics, judge, models,
-doctor, completion. storage: cache. sharing: share. extending: plugins, and localize's sub-command for other packages' localisers.
+doctor, completion. storage: cache. sharing: share. extending: plugins, and localize's sub-command for other packages'
+localisers.
 """
 
 from __future__ import annotations
