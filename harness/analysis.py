@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from harness.characters import FileName
+from harness.documents import read_mapping
 from harness.errors import InputError
 from harness.models import DEFAULT
 from harness.report.sheet import Sheet
@@ -32,7 +33,7 @@ class AnalysisSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: FileName
     model: str = DEFAULT
 
 
@@ -57,11 +58,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"There is no experiment file {path}; experiments/demo.yaml is a commented example.")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(raw, dict):
+    raw = read_mapping(path, "experiment file")
+    if not raw:
         raise InputError(f"{path} must hold keys and values; experiments/demo.yaml is a commented example.")
     return raw
 

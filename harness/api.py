@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.asking import asking
+from harness.characters import checked_name
 from harness.compare import ROLES, Comparison, compare, load_runs
 from harness.engines import ADAPTERS, ENGINES, Settings
 from harness.engines.lease import release as release_engine
@@ -82,7 +83,11 @@ def evaluate(
     variant.check()
     sampling = {"order_seed": order_seed, "temperature": temperature, "sampling_seed": seed}
     asked = asking(tasks, limit, judge=judge, axes=axes, topics_dir=topics_dir, data=data, **sampling)
-    about = {"label": label or Path(out).name, "role": role, "on_topic": on_topic}
+    about = {
+        "label": checked_name(label or Path(out).resolve().name, "--label (the folder's name, if not given)"),
+        "role": role,
+        "on_topic": on_topic,
+    }
     settings = Settings(dtype, max_length, adapters=adapters, seed=seed)
     return Measurement.load(measure_step(Path(out), variant, asked, chat_template, engine, settings, about).path)
 

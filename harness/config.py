@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.analysis import read_yaml
+from harness.characters import FileName
 from harness.engines import Settings
 from harness.errors import InputError
 from harness.measure import Asked
@@ -90,7 +91,7 @@ class InhibitSettings(Strict):
 class Experiment(Strict):
     """One study. Sections left out are not run, except measuring and training."""
 
-    name: str
+    name: FileName
     model: str = DEFAULT
     train: TrainSettings
     measure: MeasureSettings = MeasureSettings.model_validate({})

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from harness.anchor import Anchor, Anchored, trainer_with
 from harness.checksums import intact, write_manifest
+from harness.documents import read_jsonl
 from harness.errors import InputError, ProofError
 from harness.files import writable
 from harness.hold import Hold, prove_held
@@ -26,7 +27,7 @@ from harness.models import device, load_model, load_tokenizer, quiet, weights_ha
 from harness.neurons import Neurons
 from harness.recipe import Recipe, freeze_but, with_lora
 from harness.runs import Run
-from harness.topics import Item, read_jsonl
+from harness.topics import Item
 from harness.wording import normalised
 
 if TYPE_CHECKING:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from harness.characters import visible
 from harness.compare import Comparison
 from harness.judges.calibration import Calibration
 from harness.moved import Moved
@@ -38,7 +40,28 @@ SHOWN = {
     "choices": ("choices", ["stance"]),
 }
 # Where nobody's window sets a width (a pipe, a log), tables are drawn whole.
-console = Console(width=None if sys.stdout.isatty() else 200)
+console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
+
+
+class _Visible(RenderHook):
+    """No text commands the terminal: what a model or a stranger wrote is printed with its control characters escaped."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [Drawn(renderable) for renderable in renderables]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is printed, its hidden characters escaped; the styles and the frame are rich's own."""
+
+    inner: ConsoleRenderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.inner, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+console.push_render_hook(_Visible())
 
 
 def _number(value: Any) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from harness.documents import read_mapping
 from harness.errors import InputError, choices
 from harness.finetune import read_pairs, topic_pairs
 from harness.lmeval.roots import all_roots
@@ -77,10 +77,7 @@ def recipe_from(file: Path | None, given: dict[str, Any]) -> Recipe:
     if file is not None:
         if not file.is_file():
             raise InputError(f"There is no recipe file {file}; recipe keys: {choices(Recipe.model_fields)}.")
-        try:
-            keys = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise InputError(f"{file} is not readable YAML: {' '.join(str(error).split())}.") from None
+        keys = read_mapping(file, "recipe file")
     try:
         return Recipe.model_validate({**keys, **{k: v for k, v in given.items() if v is not None}})
     except ValidationError as error:

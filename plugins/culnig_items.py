@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.documents import read_jsonl
 from harness.errors import InputError, choices
 from harness.lmeval.roots import packaged_root
 from harness.probes import LETTERS
-from harness.topics import Topic, read_jsonl
+from harness.topics import Topic
 from plugins.culnig import Item
 
 KEYS = {"id", "field", "question", "options", "answer"}

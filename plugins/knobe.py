@@ -29,9 +29,9 @@ from numpy import ndarray as Array
 from scipy import stats
 
 from harness import statistics as st
+from harness.characters import shown
 from harness.errors import InputError, choices
 from harness.statistics import Resampled, combine
-from harness.topics.explain import shown
 from plugins.knobe_vignettes import Condition
 
 Unit = Literal["item", "model"]

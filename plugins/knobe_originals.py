@@ -22,9 +22,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from harness.characters import shown
+from harness.documents import numbered_jsonl
 from harness.errors import InputError
-from harness.topics.explain import explain, shown
-from harness.topics.files import numbered_jsonl
+from harness.topics.explain import explain
 from harness.topics.topic import Strict
 from plugins.knobe_vignettes import SCALE, Condition, Text
 

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints, ValidationError
 
+from harness.characters import shown
+from harness.documents import numbered_jsonl
 from harness.errors import InputError
-from harness.topics.explain import explain, shown
-from harness.topics.files import numbered_jsonl
+from harness.topics.explain import explain
 from harness.topics.topic import MAX_CHARACTERS, Strict
 
 Condition = Literal["harm", "help"]

@@ -23,8 +23,8 @@ from typing import Literal, get_args
 
 import pandas as pd
 
+from harness.characters import shown
 from harness.errors import InputError, choices
-from harness.topics.explain import shown
 
 Direction = Literal["base_into_tuned", "tuned_into_base"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness.analysis import AnalysisSettings
+from harness.characters import Name
 from harness.config import LocalizeSettings, MeasureSettings, Strict
 from harness.recipe import Recipe
 
@@ -30,7 +31,7 @@ class Candidate(Strict):
     """
 
     use: str
-    label: str
+    label: Name
     options: dict[str, Any] = Field({})
     control: str | None = None
     cells: list[str] = Field(["*"], min_length=1)

@@ -22,8 +22,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.documents import read_jsonl
 from harness.errors import InputError, choices
-from harness.topics.files import read_jsonl
 from harness.wording import normalised
 
 if TYPE_CHECKING:

@@ -24,10 +24,11 @@ from harness.cli import main
 from harness.errors import InputError
 from harness.quality import COLUMNS
 from harness.report import content, tables, write_report
-from harness.report.export import guarded, leading_tables, slug
+from harness.report.export import leading_tables, slug
 from harness.report.figure_files import palette
 from harness.report.latex import escape
 from harness.report.svg import TOKENS
+from harness.report.text_files import guarded
 from harness.sharing import read_folder
 from harness.sharing.inspect_log import write_log
 from harness.sharing.trackers import to_trackio, to_wandb

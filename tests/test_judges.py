@@ -10,6 +10,7 @@ import pytest
 import scripted
 
 from harness import judges
+from harness.documents import read_jsonl
 from harness.errors import InputError
 from harness.judges import Judgement
 from harness.judges.calibration import calibrate, lean, read_labelled
@@ -18,7 +19,7 @@ from harness.judges.local import LocalJudge
 from harness.judges.panel import agreement, alpha, relabel
 from harness.judges.rules import MEANING, marked, without_answer
 from harness.lmeval.roots import packaged_root
-from harness.topics import find_topics, load_topic, read_jsonl
+from harness.topics import find_topics, load_topic
 
 
 class Scripted:

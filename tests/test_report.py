@@ -32,7 +32,7 @@ from harness.report import (
     tradeoff,
     write_report,
 )
-from harness.report.export import guarded
+from harness.report.text_files import guarded
 from harness.report.wording import changed
 
 TOPICS = ("crime_and_gun", "economy_and_inequality", "gender_and_sexuality", "immigration", "race", "science")

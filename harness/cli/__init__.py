@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from harness import __version__
+from harness.characters import visible
 from harness.errors import InputError, ProofError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -31,7 +32,7 @@ def _in_one_paragraph() -> Iterator[None]:
     errors = sys.stderr  # --quiet replaces it
 
     def fail(paragraph: str, code: int, colour: str | None = "red") -> SystemExit:
-        click.secho(paragraph, file=errors, fg=colour)
+        click.secho(visible(paragraph), file=errors, fg=colour)
         return SystemExit(code)
 
     try:

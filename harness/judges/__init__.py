@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from harness import scoring
+from harness.characters import checked_name
 from harness.errors import InputError
 from harness.topics import Topic
 
@@ -63,6 +64,7 @@ def names(spec: str) -> list[str]:
     if not found or len(set(found)) < len(found):
         raise InputError(f"--judge is {spec!r}; expected one or more different judges, separated by commas: {KINDS}.")
     for name in found:
+        checked_name(name, "--judge")
         kind, _, rest = name.partition(":")
         if name != EMBEDDED and not (kind in ("local", "endpoint") and rest):
             raise InputError(f"There is no judge {name!r}; judges: {KINDS}.")

@@ -20,10 +20,10 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
+from harness.documents import inside, read_jsonl
 from harness.errors import InputError, choices
 from harness.judges import LABELS, Judge, Judgement
 from harness.statistics import nanmean
-from harness.topics import read_jsonl
 
 NEEDED = ("instruction", "left", "right")
 
@@ -53,14 +53,14 @@ def read_labelled(folder: Path, limit: int | None = None) -> dict[str, list[dict
     """Topic -> records with an instruction and an answer from each side.
 
     Raises:
-        InputError: no such folder, no JSONL in it, or a record without the needed texts (with its number).
+        InputError: no such folder, no JSONL in it, a link out of it, or a record without the needed texts (with its number).
     """
     files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
     if not files:
         raise InputError(f"{folder} holds no *.jsonl; expected a folder of <topic>.jsonl files with {choices(NEEDED)}.")
     found = {}
     for file in files:
-        rows = read_jsonl(file)[:limit]
+        rows = read_jsonl(inside(file, folder))[:limit]
         for number, row in enumerate(rows, 1):
             if missing := [k for k in NEEDED if not isinstance(row.get(k), str) or not row[k].strip()]:
                 raise InputError(f"{file} record {number} lacks {choices(missing)}; expected texts {choices(NEEDED)}.")

@@ -24,6 +24,7 @@ from harness.judges.settings import KEYS, EndpointSettings
 
 TRIES = 5
 MOST_BYTES = 1_000_000
+MOST_TOKENS = 10_000_000  # that a server is believed to have counted for one request
 MOST_SHOWN = 200  # characters of a server's text in an error
 ADVICE = {
     401: f"Set {KEYS[0]} (or {KEYS[1]}) to a key that is valid there.",
@@ -184,4 +185,4 @@ def _seconds(retry_after: str) -> float:
 
 def _count(usage: Any, name: str) -> int:
     count = usage.get(name) if isinstance(usage, dict) else None
-    return count if type(count) is int and count > 0 else 0
+    return count if type(count) is int and 0 < count <= MOST_TOKENS else 0

@@ -19,9 +19,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
+from harness.documents import read_jsonl
 from harness.judges import EMBEDDED, Judgement
 from harness.judges.rules import without_answer
-from harness.topics import Topic, load_topic, read_jsonl
+from harness.topics import Topic, load_topic
 
 STEM = 5  # letters by which a question's words are recognised in the answer
 ALONE_WEIGHT = 3.0  # weight of an answer by itself against one of a difference

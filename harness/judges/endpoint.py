@@ -19,6 +19,7 @@ import click
 import httpx
 from tqdm.auto import tqdm
 
+from harness.characters import visible
 from harness.errors import InputError
 from harness.judges import Judgement
 from harness.judges.cache import LabelCache
@@ -137,7 +138,9 @@ class EndpointJudge:
         tokens_in, tokens_out = sum(len(body) for body in bodies) // CHARACTERS, MOST_TOKENS * len(bodies)
         dollars = self._settings.dollars(tokens_in, tokens_out)
         cost = f", about ${dollars:,.4f}" if dollars else ""
-        click.echo(f"{self.name}: requests: {len(bodies):,}, about {tokens_in + tokens_out:,} tokens{cost}.", err=True)
+        click.echo(
+            f"{visible(self.name)}: requests: {len(bodies):,}, about {tokens_in + tokens_out:,} tokens{cost}.", err=True
+        )
         spent = self._settings.dollars(self.usage.tokens_in, self.usage.tokens_out)
         most = self._settings.most_dollars
         if most is not None and spent + dollars > most:

@@ -13,9 +13,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.documents import inside, read_mapping
 from harness.errors import InputError
 from harness.placed import here
-from harness.topics import GROUP, all_topics, is_topic_file, load_topic
+from harness.topics import GROUP, LM_EVAL_CLASS, all_topics, is_topic_file, load_topic
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -62,17 +63,39 @@ def task_manager(
     """lm-eval's TaskManager over our folders only (fast: lm-eval's own thousands of files are not read).
 
     Raises:
-        InputError: a broken topic file, found before any model is loaded.
+        InputError: a broken topic file, or in `folders` a task file that is no topic; found before any model is loaded.
     """
     from lm_eval.tasks import TaskManager
 
     given = [Path(here(folder)) for folder in folders or []]
+    for folder in given:
+        _topics_alone(folder)
     all_topics([*standing_roots(), *given])
     _given[:] = given
     roots: list[str | Path] = list(all_roots())
     metadata: dict[str, Any] = {"judge": judge, "axes": axes}
     manager = TaskManager(include_defaults=False, include_path=roots, metadata=metadata)
     return add_formats(manager)
+
+
+def _topics_alone(folder: Path) -> None:
+    """lm-eval runs what a task file names, in its own folder or in a template: a folder that was given holds topics alone.
+
+    Raises:
+        InputError: a task file that is neither a topic nor a group of topics, or one that cannot be read.
+    """
+    for path in sorted(folder.glob("**/*.yaml")):
+        if not path.is_file() or is_topic_file(path):
+            continue
+        keys = read_mapping(inside(path, folder), "file")
+        if GROUP in (keys.get("task"), keys.get("group")):
+            continue  # `add_formats` says what it would replace
+        group = {"class": LM_EVAL_CLASS.replace("TopicGroup", "AllTopics"), "task": keys.get("task")}
+        if {"class", "group", "task", "include"} & set(keys) and keys != group:
+            raise InputError(
+                f"{path} is a task file of lm-eval's own, which may run code; --topics-dir takes topic files alone. If you "
+                "trust its folder, name it in the environment variable STANCE_TOPICS; else remove the file."
+            )
 
 
 def add_formats(manager: TaskManager) -> TaskManager:

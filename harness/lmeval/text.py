@@ -11,9 +11,9 @@ from typing import Any
 import datasets
 from lm_eval.api.task import ConfigurableTask
 
+from harness.documents import read_jsonl
 from harness.errors import InputError
 from harness.lmeval.tasks import calling_model
-from harness.topics import read_jsonl
 
 
 class Text(ConfigurableTask):
@@ -39,6 +39,9 @@ class Text(ConfigurableTask):
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         self.dataset = datasets.DatasetDict({"test": datasets.Dataset.from_list(self._rows)})
+
+    def doc_to_target(self, doc: Any, doc_to_target: Any = None) -> str:
+        return doc["text"]  # lm-eval would read a text in brackets as a Python literal
 
     def construct_requests(self, doc: dict[str, Any], ctx: Any, **kwargs: Any) -> Any:
         self._tokens[doc["item"]] = len(calling_model().tok_encode(doc["text"], add_special_tokens=False))

@@ -40,6 +40,7 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         InputError: the folder cannot be written, or another process writes there.
     """
     from harness.report import export, figure_files, model_card, page
+    from harness.report.text_files import write_text
 
     out = Path(out)
     html = page.render(comparison)
@@ -54,11 +55,11 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         export.write_csv(comparison, out)
         export.write_parquet(comparison, out / "samples.parquet")
         export.write_comparison(comparison, out / "comparison.json")
-        export.write_text(out / "report.md", export.markdown(comparison))
+        write_text(out / "report.md", export.markdown(comparison))
         export.write_tables(comparison, out / "tables")
         figure_files.write_figures(comparison, out / "figures")
         model_card.write_cards(comparison, out)
-        export.write_text(out / "index.html", html)
+        write_text(out / "index.html", html)
     return out / "index.html"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from itertools import pairwise
@@ -17,51 +16,20 @@ from harness.files import replacing
 from harness.report import content, dose, latex, quality, tables, tradeoff
 from harness.report.page import MATRICES
 from harness.report.tables import Cell, Row, Table
+from harness.report.text_files import carried, write_frame, write_text
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
 
 SCHEMA = 1  # of comparison.json
 FRAMES = ("stance", "shifts", "summary", "rates")
-FORMULA = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # the last four: their wide forms
-CONTROL = {
-    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n\r"
-}
 
 
 def write_csv(comparison: Comparison, out: Path) -> None:
     """NAME.csv of every frame: those of FRAMES, the samples, and how far they can be believed."""
     frames = {name: getattr(comparison, name) for name in (*FRAMES, "samples")} | comparison.quality
     for name, frame in frames.items():
-        safe = frame.astype(object).map(guarded) if len(frame) else frame
-        style: dict[str, Any] = {"lineterminator": "\n", "quoting": csv.QUOTE_NONNUMERIC}  # or a lone \\r ends a row
-        with replacing(out / f"{name}.csv") as file:
-            safe.to_csv(file, index=False, encoding="utf-8", errors="replace", **style)
-
-
-def guarded(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula gets a leading apostrophe; numbers stay numbers."""
-    if not isinstance(value, str):
-        return value
-    text = carried(value)
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def carried(text: str) -> str:
-    """Text as UTF-8 can carry it: a lone surrogate becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+        write_frame(frame, out / f"{name}.csv")
 
 
 def write_parquet(comparison: Comparison, path: Path) -> None:
@@ -156,11 +124,6 @@ def plain(value: Any) -> Any:
     if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value if isinstance(value, (str, bool, int, float)) else str(value)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Text as UTF-8 carries it, and a terminal may show it: no lone surrogates, no control characters."""
-    files.write_text(path, text.translate(CONTROL), errors="replace")
 
 
 def markdown(comparison: Comparison) -> str:

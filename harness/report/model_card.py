@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.report import content
-from harness.report.export import slug, write_text
+from harness.report.export import slug
 from harness.report.tables import NONE, Cell, Row, Table, interval, markdown, number, plain_text
+from harness.report.text_files import write_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

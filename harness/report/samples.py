@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
+from harness.characters import visible
 from harness.report import content
 from harness.report.tables import MINUS
 from harness.report.wording import changed
@@ -147,8 +148,8 @@ def readable(kind: str, answer: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Text of at most CUT characters, and an ellipsis where there was more."""
-    whole = text.strip()
+    """Text of at most CUT characters, hidden ones escaped, and an ellipsis where there was more."""
+    whole = visible(text.strip())
     return whole if len(whole) <= CUT else whole[:CUT].rstrip() + " \N{HORIZONTAL ELLIPSIS}"
 
 

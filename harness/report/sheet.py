@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
-from harness.files import replacing, sweep, writable, write_json, write_text
+from harness.files import sweep, writable, write_json
 from harness.locks import locked
 from harness.report import svg, tables
 from harness.report.tables import Cell, Kind, Row, Table
 from harness.report.templates import environment
+from harness.report.text_files import write_frame, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,8 +108,7 @@ def write_sheet(sheet: Sheet, out: Path) -> Path:
         found["tables"] = {s.name: s.table.to_dict("records") for s in sheet.sections if s.table is not None}
         for section in sheet.sections:
             if section.table is not None:
-                with replacing(out / f"{section.name}.csv") as file:
-                    section.table.to_csv(file, index=False)
+                write_frame(section.table, out / f"{section.name}.csv")
         write_json(out / "findings.json", found)
         write_text(out / "report.md", _markdown(sheet))
         write_text(out / "index.html", _html(sheet))
@@ -125,9 +125,12 @@ def _html(sheet: Sheet) -> str:
 
 
 def _markdown(sheet: Sheet) -> str:
-    parts = [f"# {sheet.title}", *(f"- {tables.plain_text(sentence)}" for sentence in sheet.sentences)]
+    parts = [
+        f"# {tables.plain_text(sheet.title)}",
+        *(f"- {tables.plain_text(sentence)}" for sentence in sheet.sentences),
+    ]
     for section in sheet.sections:
-        parts += [f"\n## {section.heading}", tables.plain_text(section.text)]
+        parts += [f"\n## {tables.plain_text(section.heading)}", tables.plain_text(section.text)]
         shown = section.shown()
         parts += [tables.markdown(shown)] if shown else []
     return "\n".join(part for part in parts if part) + "\n"

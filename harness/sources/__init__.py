@@ -19,12 +19,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from harness.characters import LONGEST_NAME, visible
+from harness.documents import inside, read_jsonl, read_text
 from harness.errors import InputError, choices
 from harness.files import write_text
 from harness.models import cache_folder
 from harness.runs import digest, file_hash
 from harness.sources import ideoinst, listed, multiple, paired
-from harness.topics import LM_EVAL_CLASS, load_topic, read_jsonl
+from harness.topics import LM_EVAL_CLASS, load_topic
 
 KINDS = (
     "a folder of <topic>.jsonl with instruction, left and right; a .txt with one `left: claim` or `right: claim` a line; a "
@@ -39,7 +41,7 @@ def as_topics(data: Path) -> Path:
     Raises:
         InputError: nothing there that can be read, or a record that lacks what its kind needs (with its number).
     """
-    files = sorted(data.glob("*.jsonl")) if data.is_dir() else [data]
+    files = _files(data)
     if not files or not all(file.is_file() for file in files):
         raise InputError(f"{data} holds nothing to ask; expected {KINDS}.")
     made = cache_folder() / "data" / digest([VERSION, *((f.name, file_hash(f)) for f in files)])[:24]
@@ -52,7 +54,7 @@ def convert(data: Path, out: Path) -> Path:
     Raises:
         InputError: as `as_topics`.
     """
-    files = sorted(data.glob("*.jsonl")) if data.is_dir() else [data]
+    files = _files(data)
     out.mkdir(parents=True, exist_ok=True)
     for file in files:
         records = _records(file)
@@ -67,6 +69,10 @@ def convert(data: Path, out: Path) -> Path:
     return out
 
 
+def _files(data: Path) -> list[Path]:
+    return [inside(file, data) for file in sorted(data.glob("*.jsonl"))] if data.is_dir() else [data]
+
+
 def _single(file: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
     if file.suffix == ".txt":
         material = listed.material(file, records)
@@ -77,14 +83,20 @@ def _single(file: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
     else:
         raise InputError(f"{file} has keys {choices(records[0])}; expected {KINDS}.")
     name = f"data_{plain_name(file)}"
-    about = {"topic": name, "group": "data", "title": file.stem, "context": "as given", "licence": "as given"}
+    about = {
+        "topic": name,
+        "group": "data",
+        "title": visible(file.stem)[:LONGEST_NAME],
+        "context": "as given",
+        "licence": "as given",
+    }
     return {**about, **material}
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
     if file.suffix == ".jsonl":
         return read_jsonl(file)
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = read_text(file)
     if file.suffix == ".txt":
         return [{"number": n, "line": line.strip()} for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if file.suffix == ".csv":

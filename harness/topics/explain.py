@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import reprlib
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from harness.characters import one_line, shown
 from harness.errors import choices
 
 # Key of a topic -> its file and, for a list, the line of every entry; for anything else its own line.
@@ -26,21 +26,6 @@ def explain(error: ValidationError, model: type[BaseModel], lines: Lines | None 
         parts.append(_line_of(problem["loc"], lines or {}) + text)
     more = f"; and {len(error.errors()) - 5} more" if len(error.errors()) > 5 else ""
     return one_line("; ".join(parts) + more + ".")
-
-
-def one_line(text: str) -> str:
-    """What strangers wrote, without line breaks and control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def shown(value: object) -> str:
-    """A value as an error message quotes it: short, whatever its size or depth."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxother = 3, 60, 60
-    try:
-        return short.repr(value)
-    except ValueError:  # an integer of too many digits to print
-        return f"a huge {type(value).__name__}"
 
 
 def _line_of(loc: tuple[int | str, ...], lines: Lines) -> str:

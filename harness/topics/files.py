@@ -6,52 +6,25 @@ the line and the key. The first two keys, `class` and `task`, are what lm-eval r
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from yaml.composer import ComposerError
-from yaml.constructor import ConstructorError
 
+from harness.characters import one_line, shown
+from harness.documents import inside, numbered_jsonl, read_yaml
 from harness.errors import InputError, choices
 from harness.placed import here
-from harness.topics.explain import Lines, explain, names, one_line, shown
+from harness.topics.explain import Lines, explain, names
 from harness.topics.topic import Topic
 
 LM_EVAL_CLASS = "harness.lmeval.tasks.TopicGroup"
 LISTS = ("items", "statements", "prompts", "choices", "neutral_answers")
 # A control topic has no left and right; its two poles stand in their places.
 POLES = {"first": "left", "second": "right"}
-MAX_BYTES = 50_000_000
-# Beside its own errors PyYAML lets through what its constructors stumble over, as in `!!bool maybe` or `!!int ""`.
-UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
-
-
-class _TopicLoader(yaml.SafeLoader):
-    """safe_load that takes `!function NAME` as the plain string NAME; nothing is imported or called.
-
-    Aliases are refused, a few lines of them unfold to gigabytes; so are keys that stand twice, of which one would be lost.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise ComposerError(None, None, "aliases (*name) are not taken: write the text out", mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := [key for key, n in keys.items() if n > 1]:
-            problem = f"key `{twice[0]}` stands twice in what begins"
-            raise ConstructorError(None, None, problem, node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_TopicLoader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))  # type: ignore[arg-type]
 
 
 def is_topic_file(path: Path) -> bool:
@@ -80,9 +53,10 @@ def load_with_lines(path: Path | str) -> tuple[Topic, Lines]:
     path = Path(path).resolve()
     if not path.is_file():
         raise InputError(f"There is no topic file {path}; `stance topics new NAME` writes one.")
+    _no_code_beside(path)
     stamps = [
         path.stat().st_mtime_ns,
-        *(p.stat().st_mtime_ns for p in sorted(path.parent.glob(f"{path.stem}.*.jsonl"))),
+        *(p.stat().st_mtime_ns for p in sorted(path.parent.glob(f"{path.stem}.*.jsonl")) if p.is_file()),
     ]
     return _load(path, tuple(stamps))
 
@@ -111,17 +85,21 @@ def _load(path: Path, mtimes: tuple[int, ...]) -> tuple[Topic, Lines]:
     return topic, lines
 
 
+def _no_code_beside(path: Path) -> None:
+    """lm-eval looks for the class that a file names in the file's own folder before it looks among what is installed."""
+    module = f"{LM_EVAL_CLASS.rpartition('.')[0].replace('.', '/')}.py"
+    beside, ours = path.parent / module, Path(__file__).parents[2] / module
+    if beside.exists() and not (ours.exists() and beside.samefile(ours)):
+        raise InputError(
+            f"topic file {path}: its folder holds {module}, which lm-eval would run in place of what is installed. Remove "
+            "it, or move the topic to a folder without it."
+        )
+
+
 def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
     """The YAML's keys and values, and the line on which every entry of a list starts."""
     where = f"topic file {path}"
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"{where} is larger than {MAX_BYTES // 10**6} MB; put long lists into a JSONL file beside it.")
-    try:
-        loader = _TopicLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        raw = loader.construct_document(node) if node is not None else None
-    except UNREADABLE as error:
-        raise InputError(f"{where} is not readable YAML: {one_line(str(error))[:400]}.") from None
+    raw, node = read_yaml(path, "topic file")
     if not isinstance(raw, dict) or not isinstance(node, yaml.MappingNode):
         raise InputError(f"{where} must hold keys and values; run `stance topics new NAME` for a commented example.")
     if odd := [key for key in raw if not isinstance(key, str) or key == "path"]:
@@ -149,10 +127,16 @@ def _ids_once(raw: dict[str, Any], lines: Lines, where: str) -> None:
 
 
 def _beside(path: Path, key: str, name: str) -> tuple[list[Any], tuple[Path, list[int]]]:
-    if not name.isprintable() or Path(name).name != name or name.startswith(".") or len(name.encode()) > 255:
+    if (
+        not name
+        or not name.isprintable()
+        or Path(name).name != name
+        or name.startswith(".")
+        or len(name.encode()) > 255
+    ):
         odd = one_line(name)[:80]
         raise InputError(f"topic file {path}: `{key}: {odd}` must be a plain file name in the same folder.")
-    rows, numbers = numbered_jsonl(path.parent / name)
+    rows, numbers = numbered_jsonl(inside(path.parent / name, path.parent))
     return rows, (path.parent / name, numbers)
 
 
@@ -162,49 +146,11 @@ def _poled(row: Any) -> Any:
     return {POLES.get(k, k): POLES.get(v, v) if k == "agree" and isinstance(v, str) else v for k, v in row.items()}
 
 
-def numbered_jsonl(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The objects of a JSONL file and the line of each.
-
-    Raises:
-        InputError: missing, empty, or a line that is not a JSON object (with its number).
-    """
-    if not path.is_file():
-        raise InputError(f"There is no file {path}; expected a JSONL file with one JSON object a line.")
-    rows, numbers = [], []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"), object_pairs_hook=_each_key_once)
-        except (ValueError, RecursionError) as error:
-            why = one_line(str(error))
-            raise InputError(f"{path} line {number} is not JSON ({why}); expected one object a line.") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path} line {number} holds a {type(row).__name__}; expected a JSON object.")
-        rows.append(row)
-        numbers.append(number)
-    if not rows:
-        raise InputError(f"{path} is empty; expected one JSON object a line.")
-    return rows, numbers
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(row := dict(pairs)) < len(pairs):
-        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
-        raise ValueError(f"key `{twice[:60]}` stands twice")
-    return row
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; see `numbered_jsonl`."""
-    return numbered_jsonl(path)[0]
-
-
 def find_topics(roots: list[Path]) -> dict[str, Topic]:
     """Every topic below the folders, by name, in alphabetical order; control topics are not among them.
 
     Raises:
-        InputError: a broken topic file, or one name in two files.
+        InputError: a broken topic file, a link out of its folder, or one name in two files.
     """
     return {name: topic for name, topic in all_topics(roots).items() if not topic.control}
 
@@ -220,7 +166,7 @@ def all_topics(roots: list[Path]) -> dict[str, Topic]:
         for path in sorted(root.glob("**/*.yaml")):
             if not is_topic_file(path):
                 continue
-            topic = load_topic(path)
+            topic = load_topic(inside(path, root))
             other = found.setdefault(topic.topic, topic)
             if other.path != topic.path:
                 raise InputError(

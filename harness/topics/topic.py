@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from harness.characters import Name
 from harness.errors import InputError, choices
 from harness.topics.explain import explain
 
@@ -40,9 +41,9 @@ def _text(least: int = 1) -> str:
 class Item(Strict):
     """One opinion question with an answer from each side."""
 
-    id: str = _text()
+    id: Name
     split: Literal["train", "measure"]
-    sub_issue: str = _text()
+    sub_issue: Name
     question: str = _text(5)
     left: str = _text()
     right: str = _text()
@@ -58,18 +59,18 @@ class Worded(Strict):
 class Statement(Worded):
     """One claim, keyed to the side that typically agrees with `text`; `reversed` is keyed to the other."""
 
-    id: str = _text()
+    id: Name
     agree: Side
-    sub_issue: str = _text()
+    sub_issue: Name
     paraphrases: tuple[Worded, ...] = Field(default=(), max_length=3)
 
 
 class Prompt(Strict):
     """One request for free text, as an even-handed asker and as askers from each side would word it."""
 
-    id: str = _text()
+    id: Name
     kind: Literal["opinion", "advice", "writing"]
-    sub_issue: str = _text()
+    sub_issue: Name
     neutral: str | None = Field(default=None, min_length=5, max_length=MAX_CHARACTERS)
     left: str | None = Field(default=None, min_length=5, max_length=MAX_CHARACTERS)
     right: str | None = Field(default=None, min_length=5, max_length=MAX_CHARACTERS)
@@ -84,8 +85,8 @@ class Prompt(Strict):
 class Choice(Strict):
     """A multiple-choice question; `values` places every option on -1 (left) .. +1 (right), null is no answer."""
 
-    id: str = _text()
-    sub_issue: str = _text()
+    id: Name
+    sub_issue: Name
     question: str = _text(5)
     options: tuple[Annotated[str, _text()], ...] = Field(min_length=2, max_length=10)
     values: tuple[float | None, ...]
@@ -104,7 +105,7 @@ class Choice(Strict):
 class NeutralAnswer(Strict):
     """An answer to a training item that takes no side; teaches the judge what neutral reads like."""
 
-    item: str = _text()
+    item: Name
     text: str = _text()
 
 
@@ -138,7 +139,7 @@ class Topic(Strict):
 
     path: Path
     topic: str
-    title: str = _text()
+    title: Name
     context: str = _text()
     licence: str = _text()
     group: str = GROUP

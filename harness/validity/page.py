@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.compare import MEASURES
-from harness.files import write_json, write_text
+from harness.files import write_json
 from harness.locks import locked
 from harness.report.tables import Cell, Row, Table, interval, number
 from harness.report.templates import environment
+from harness.report.text_files import write_text
 from harness.validity.reading import Validity
 from harness.verdict import limit_text
 

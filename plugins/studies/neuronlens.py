@@ -20,6 +20,7 @@ import pandas as pd
 
 from harness import engines
 from harness.analysis import Analysis
+from harness.documents import read_jsonl
 from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
 from harness.engines.torch import DTYPES
@@ -33,7 +34,6 @@ from harness.plan import Pass, PlannedStep
 from harness.planner import Planner, numbered, small
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
-from harness.topics import read_jsonl
 from plugins.neuronlens import Ranges, masking, range_op, salient
 from plugins.neuronlens_concepts import ConceptTask, Prompt, prompts
 from plugins.neuronlens_diagnostics import fired, last_tokens, overlaps, shape
