@@ -112,6 +112,7 @@ def tune(
     batch_size: int | None = None,
     allow_measured: bool = False,
     seed: int = 0,
+    processes: int = 1,
 ) -> FineTune:
     """Fine-tune on prompt and completion pairs, with neurons held or not, as `stance tune` does.
 
@@ -160,7 +161,18 @@ def tune(
         anchored = Anchored(prompts, AnchorSettings.model_validate({"weight": anchor_weight}))
     probed = measured_questions(probes)
     return FineTune.of(
-        tune_step(Path(out), str(model), pairs, settings, seed, held, probed, allow_measured, anchored=anchored)
+        tune_step(
+            Path(out),
+            str(model),
+            pairs,
+            settings,
+            seed,
+            held,
+            probed,
+            allow_measured,
+            anchored=anchored,
+            processes=processes,
+        )
     )
 
 

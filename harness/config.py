@@ -54,12 +54,13 @@ class MeasureSettings(Strict):
 
 
 class TrainSettings(Strict):
-    """Which topics are tuned on, one at a time, and to which side."""
+    """Which topics are tuned on, one at a time, to which side, and in how many processes (a GPU each)."""
 
     topics: list[str] = Field(min_length=1)
     side: Literal["left", "right"] = "right"
     recipe: Recipe = Recipe.model_validate({})
     seed: int = 0
+    processes: int = Field(1, ge=1)
 
 
 class LocalizeSettings(Strict):

@@ -153,10 +153,20 @@ def _tune(study: Study, name: str, topic: str, located: Step | None = None, held
         training = plain if held is None else held.on(plain, train.seed, *made)
         measured = measured_questions(folders)
         return steps.tune_step(
-            out, model, training.pairs, training.recipe, train.seed, training.hold, measured, about=said
+            out,
+            model,
+            training.pairs,
+            training.recipe,
+            train.seed,
+            training.hold,
+            measured,
+            about=said,
+            processes=train.processes,
         )
 
-    return study.step(name, work, *([] if located is None else [located]), needs=Needs.training(train.recipe))
+    return study.step(
+        name, work, *([] if located is None else [located]), needs=Needs.training(train.recipe, train.processes)
+    )
 
 
 def _patch(study: Study, topic: str, tuned: Step, located: Step) -> None:

@@ -73,11 +73,13 @@ def tune(
     seed: int,
     hold: Neurons | None,
     anchored: Anchored | HeldMargins | None = None,
+    processes: int = 1,
 ) -> None:
     """Train from `folder` and save an adapter (LoRA) or a whole model (full) in the run's folder, in the base's dtype.
 
     An interrupted run with checkpoints goes on from its last epoch, to the same weights; one with an anchor, whose place
-    among its prompts no checkpoint keeps, starts again. The manifest is left to the caller.
+    among its prompts no checkpoint keeps, starts again, as does one in several processes. The manifest is left to the caller.
+    `processes`: that take a share of every batch, this one among them (harness/distributed.py); the first saves and proves.
 
     Raises:
         InputError: a training example longer than the recipe's max_length (nothing is truncated), too little memory, or a
@@ -106,19 +108,20 @@ def tune(
             output_dir=str(checkpoints),
             num_train_epochs=recipe.epochs,
             learning_rate=recipe.learning_rate,
-            per_device_train_batch_size=recipe.batch_size,
+            per_device_train_batch_size=recipe.batch_size // processes,
             gradient_accumulation_steps=recipe.gradient_accumulation,
             warmup_steps=recipe.warmup_steps,
             weight_decay=recipe.weight_decay,
             lr_scheduler_type="cosine",
             bf16=recipe.precision == "bfloat16",
             use_cpu=device() == "cpu",
+            ddp_backend="gloo" if processes > 1 and device() == "cpu" else None,
             seed=seed,
             max_length=recipe.max_length,
             train_sampling_strategy="group_by_length" if recipe.group_by_length else "random",
             completion_only_loss=True,
             gradient_checkpointing=False,
-            save_strategy="epoch" if recipe.checkpoints and not anchor else "no",
+            save_strategy="epoch" if recipe.checkpoints and not anchor and processes == 1 else "no",
             save_total_limit=1,
             logging_steps=1,
             logging_strategy="steps",
@@ -127,18 +130,21 @@ def tune(
             dataloader_pin_memory=False,
             dataset_num_proc=None,
         )
+    first = config.process_index == 0
     trainer = (trainer_with(anchor) if anchor else SFTTrainer)(
         model=model,
         args=config,
         train_dataset=data,
         processing_class=tokenizer,
-        callbacks=[_Progress(), _Sealed(), *([keeper] if keeper else [])],
+        callbacks=[*([_Progress(), _Sealed()] if first else []), *([keeper] if keeper else [])],
     )
     _be_quiet(trainer)
     with writable(run.path), enough_memory("Training", LESS_MEMORY):
         trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     if keeper:
         keeper.detach()
+    if not first:
+        return
     if anchor:
         run.notes["anchor"] = anchor.prove(trainer.model)
     trained: Any = trainer.model

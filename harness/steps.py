@@ -18,6 +18,7 @@ from harness import engines
 from harness.anchor import Anchored
 from harness.axes import axis_effects
 from harness.diagnosis import diagnoses
+from harness.distributed import check_processes, tune_in
 from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
 from harness.errors import InputError
@@ -134,11 +135,13 @@ def tune_step(
     allow_measured: bool = False,
     about: dict[str, Any] | None = None,
     anchored: Anchored | HeldMargins | None = None,
+    processes: int = 1,
 ) -> Run:
     """Fine-tune from `model`. `measured`: id -> question of every probe, to find them among the training prompts.
 
     Raises:
-        InputError: measured questions in the training data or among the anchor's prompts, unless allowed.
+        InputError: measured questions in the training data or among the anchor's prompts, unless allowed; more `processes`
+            than can share the work.
     """
     folder = resolve(model)
     prompts = [{"prompt": prompt} for prompt in anchored.prompts] if anchored else []
@@ -163,11 +166,17 @@ def tune_step(
     }
     if anchored is not None:
         spec["anchor"] = {**anchored.settings.model_dump(), "texts": digest(texts(anchored))}
+    if processes > 1:
+        check_processes(recipe, processes, anchored is not None)
+        spec["processes"] = processes
     run = open_run(out, "tune", spec)
     if run.complete:
         return run
     make_room()
-    tune(run, folder, pairs, recipe, seed, hold, anchored)
+    if processes > 1:
+        tune_in(processes, run, folder, pairs, recipe, seed, hold)
+    else:
+        tune(run, folder, pairs, recipe, seed, hold, anchored)
     run.notes["lineage"] = lineage(folder)
     run.notes["measured_prompts_in_training"] = overlap
     run.finish()

@@ -81,6 +81,7 @@ class CellRun:
         """A fine-tune; `trained` says what it is, given the folders of the steps before it."""
         settings, cell = self.study.settings, self.cell
         model, folders, recipe = settings.model, settings.measure.topics_dir, settings.train.recipe
+        processes = settings.train.processes
         about = {"on_topic": cell.topic, "side": cell.side, "mitigation": label}
 
         def work(out: Path, *made: Path) -> Run:
@@ -95,10 +96,11 @@ class CellRun:
                 measured,
                 about=about,
                 anchored=training.anchored,
+                processes=1 if training.anchored else processes,
             )
 
         path = self.out / f"tune-{slug(label)}"
-        return self.study.declare(f"{cell} tune {label}", path, work, *after, needs=Needs.training(recipe))
+        return self.study.declare(f"{cell} tune {label}", path, work, *after, needs=Needs.training(recipe, processes))
 
     def localized(self, normalized: bool, plain: Step) -> Step:
         """PNLAC on the plain fine-tune."""

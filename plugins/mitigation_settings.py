@@ -15,13 +15,17 @@ Side = Literal["left", "right"]
 
 
 class TrainCells(Strict):
-    """Every topic to every side under every seed is one cell. `questions`: training questions per topic (None: all)."""
+    """Every topic to every side under every seed is one cell. `questions`: training questions per topic (None: all).
+
+    `processes`: of every fine-tune, a GPU each; one with an anchor takes one.
+    """
 
     topics: list[str] = Field(min_length=1)
     sides: list[Side] = Field(["right", "left"], min_length=1)
     seeds: list[int] = Field([0, 1, 2], min_length=1)
     questions: int | None = Field(None, ge=2)
     recipe: Recipe = Recipe.model_validate({})
+    processes: int = Field(1, ge=1)
 
 
 class Candidate(Strict):

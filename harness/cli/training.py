@@ -34,6 +34,9 @@ from harness.cli.measuring import names_from
 @click.option("--recipe", type=FILE, help="YAML with any recipe key; options given here win.")
 @click.option("--allow-measured", is_flag=True, help="Train although probe questions stand in the data.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--processes", type=click.IntRange(1), default=1, show_default=True, help="That share every batch, a GPU each."
+)
 @click.option("--out", type=FOLDER, required=True, help="Run folder to write: the model's, or the adapter's.")
 @answering("print_tune")
 def tune_command(anchor: str | None, mix: str | None, **given: Any) -> Any:

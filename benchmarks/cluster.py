@@ -1,0 +1,78 @@
+"""A study on a Ray cluster of this machine against the same study here: what the cluster costs, and what it gives.
+
+    python benchmarks/cluster.py --rounds 3
+
+Both are whole commands in new processes: imports, the steps of a small experiment, the report. The cluster is there before
+they begin, as one that others have started is; its workers are not, so each imports torch and the rest once. With one core
+per node and as many nodes as cores, what the rows differ by is starting, importing and sending, less what steps gain side by
+side.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from common import alternate, arguments, median, publish
+
+from harness.models import resolve
+
+
+def experiment(model: str, limit: int, examples: float) -> dict[str, Any]:
+    """One topic tuned on, localised, held and measured: nine steps."""
+    recipe = {"mode": "full", "epochs": examples, "learning_rate": 1e-4, "batch_size": 16, "checkpoints": False}
+    return {
+        "name": "cluster",
+        "model": model,
+        "train": {"topics": ["immigration"], "recipe": recipe},
+        "measure": {
+            "tasks": ["political_stance_*_pairs"],
+            "limit": limit,
+            "engine": "torch",
+            "dtype": "float32",
+            "axes": {"wording": ["original"], "forcing": ["soft"]},
+        },
+        "localize": {"prompts": 8},
+        "inhibit": {"shares": [0.05], "random_seeds": [0]},
+    }
+
+
+def main() -> None:
+    from ray.cluster_utils import Cluster
+
+    given = arguments(__doc__ or "", model="smollm2-135m-instruct", limit=4, epochs=1.0, rounds=3, nodes=3)
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place)
+        file = work / "experiment.yaml"
+        file.write_text(yaml.safe_dump(experiment(resolve(given.model), given.limit, given.epochs)), encoding="utf-8")
+        os.environ["OMP_NUM_THREADS"] = "1"  # on every side the same, as Ray gives a step its cores
+        cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(given.nodes):
+            cluster.add_node(num_cpus=1)
+        count = 0
+
+        def run(*more: str) -> None:
+            nonlocal count
+            count += 1
+            out = ["--out", str(work / str(count))]
+            environment = {**os.environ, "STANCE_CACHE": str(work / f"cache-{count}")}
+            command = [sys.executable, "-c", "from harness.cli import main; main()", "run", str(file), *out, *more]
+            subprocess.run(command, check=True, capture_output=True, env=environment)
+
+        try:
+            seconds = alternate({"here": run, "Ray": lambda: run("--ray", cluster.address)}, given.rounds)
+        finally:
+            cluster.shutdown()
+    here = median(seconds["here"])
+    rows = [{"where": w, "seconds": median(s), "ratio to here": median(s) / here} for w, s in seconds.items()]
+    about = {"model": given.model, "nodes": given.nodes, "steps": 9, "limit": given.limit, "epochs": given.epochs}
+    publish("cluster", rows, given.out, rounds=seconds, **about)
+
+
+if __name__ == "__main__":
+    main()
