@@ -11,6 +11,7 @@ side.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,9 +24,23 @@ from common import alternate, arguments, median, publish
 from harness.models import resolve
 
 
-def experiment(model: str, limit: int, examples: float) -> dict[str, Any]:
+def random_model(folder: Path, tokenizer: str) -> str:
+    """A small Llama with random weights under a real tokenizer and chat template."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from harness.models import load_tokenizer
+
+    words = load_tokenizer(tokenizer)
+    shape = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(words), max_position_embeddings=1024, **shape)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return str(folder)
+
+
+def experiment(model: str, limit: int, epochs: float) -> dict[str, Any]:
     """One topic tuned on, localised, held and measured: nine steps."""
-    recipe = {"mode": "full", "epochs": examples, "learning_rate": 1e-4, "batch_size": 16, "checkpoints": False}
+    recipe = {"mode": "full", "epochs": epochs, "learning_rate": 1e-4, "batch_size": 16, "checkpoints": False}
     return {
         "name": "cluster",
         "model": model,
@@ -45,12 +60,13 @@ def experiment(model: str, limit: int, examples: float) -> dict[str, Any]:
 def main() -> None:
     from ray.cluster_utils import Cluster
 
-    given = arguments(__doc__ or "", model="smollm2-135m-instruct", limit=4, epochs=1.0, rounds=3, nodes=3)
+    given = arguments(__doc__ or "", tokenizer="smollm2-135m-instruct", limit=30, epochs=2.0, rounds=3, nodes=3)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
-        file = work / "experiment.yaml"
-        file.write_text(yaml.safe_dump(experiment(resolve(given.model), given.limit, given.epochs)), encoding="utf-8")
+        file, model = work / "experiment.yaml", random_model(work / "model", resolve(given.tokenizer))
+        file.write_text(yaml.safe_dump(experiment(model, given.limit, given.epochs)), encoding="utf-8")
         os.environ["OMP_NUM_THREADS"] = "1"  # on every side the same, as Ray gives a step its cores
+        os.environ["STANCE_CACHE"] = str(work / "cache")
         cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         for _ in range(given.nodes):
             cluster.add_node(num_cpus=1)
@@ -60,9 +76,9 @@ def main() -> None:
             nonlocal count
             count += 1
             out = ["--out", str(work / str(count))]
-            environment = {**os.environ, "STANCE_CACHE": str(work / f"cache-{count}")}
+            shutil.rmtree(work / "cache", ignore_errors=True)  # what was answered before is asked again
             command = [sys.executable, "-c", "from harness.cli import main; main()", "run", str(file), *out, *more]
-            subprocess.run(command, check=True, capture_output=True, env=environment)
+            subprocess.run(command, check=True, capture_output=True)
 
         try:
             seconds = alternate({"here": run, "Ray": lambda: run("--ray", cluster.address)}, given.rounds)
@@ -70,8 +86,14 @@ def main() -> None:
             cluster.shutdown()
     here = median(seconds["here"])
     rows = [{"where": w, "seconds": median(s), "ratio to here": median(s) / here} for w, s in seconds.items()]
-    about = {"model": given.model, "nodes": given.nodes, "steps": 9, "limit": given.limit, "epochs": given.epochs}
-    publish("cluster", rows, given.out, rounds=seconds, **about)
+    about = {
+        "model": "random, 4 layers of 128",
+        "nodes": given.nodes,
+        "steps": 9,
+        "limit": given.limit,
+        "epochs": given.epochs,
+    }
+    publish("cluster", rows, given.out, rounds=seconds, limit=given.limit, epochs=given.epochs, **about)
 
 
 if __name__ == "__main__":

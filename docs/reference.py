@@ -327,12 +327,25 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line[n] for n in kept)} |" for line in lines)
 
 
+def measured(name: str) -> Callable[[], str]:
+    """The table of a benchmark, as it was last written."""
+
+    def part() -> str:
+        file = Path(__file__).parent.parent / "benchmarks" / "results" / f"{name}.json"
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        shown = [tuple(f"{v:,.4g}" if isinstance(v, float) else str(v) for v in row.values()) for row in rows]
+        return _table(tuple(rows[0]), shown)
+
+    return part
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "experiment-keys": experiment_keys,
     "study-keys": study_keys,
     "mitigation-options": mitigation_options,
     "topic-keys": topic_keys,
+    **{f"benchmark-{name}": measured(name) for name in ("cluster", "scale")},
     **{f"messages-{name}": messages(name) for name in (*FAMILIES, "nothing")},
 }
 

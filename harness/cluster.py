@@ -133,8 +133,8 @@ class _Resources:
 
     def __init__(self, nodes: Sequence[Mapping[str, float]], parameters: float) -> None:
         self._parameters = parameters
-        self._gpus = any(node.get("GPU") for node in nodes)
-        places = [node for node in nodes if node.get("GPU")] if self._gpus else nodes
+        self.gpus = any(node.get("GPU") for node in nodes)
+        places = [node for node in nodes if node.get("GPU")] if self.gpus else nodes
         self._cores = min(max(1, int(node["CPU"] // max(1, node.get("GPU", 1)))) for node in places)
         self._largest = max(node.get("memory", 0.0) for node in places)
         self._most_gpus = max(int(node.get("GPU", 0)) for node in places)
@@ -146,7 +146,7 @@ class _Resources:
             InputError: no node has so much memory, or so many GPUs.
         """
         memory = int(PROCESS + step.needs.weights * self._parameters)
-        gpus = step.needs.gpus if self._gpus else 0
+        gpus = step.needs.gpus if self.gpus else 0
         if memory > self._largest or gpus > self._most_gpus:
             raise InputError(
                 f"Step {step.name} needs {memory / 1e9:.1f} GB of memory and {gpus} GPUs; the largest node of the cluster "
@@ -162,7 +162,8 @@ class _Run:
     def __init__(self, ray: Any, steps: Sequence[Step], ground: Ground, resources: _Resources, tries: int) -> None:
         self._ray, self._root, self._resources = ray, Path(ground.root), resources
         self._shared, self._ground = ground.shared, ray.put(ground)
-        self._task = ray.remote(carry_out)
+        # What a GPU's process has begun with CUDA stays with it, and the next step may be given another GPU.
+        self._task = ray.remote(max_calls=1)(carry_out) if resources.gpus else ray.remote(carry_out)
         self._options = {"max_retries": tries, "retry_exceptions": True}
         self._paths = {step.path for step in steps}
         self._waiting = list(steps)
