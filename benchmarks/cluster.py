@@ -60,7 +60,7 @@ def experiment(model: str, limit: int, epochs: float) -> dict[str, Any]:
 def main() -> None:
     from ray.cluster_utils import Cluster
 
-    given = arguments(__doc__ or "", tokenizer="smollm2-135m-instruct", limit=30, epochs=2.0, rounds=3, nodes=3)
+    given = arguments(__doc__ or "", tokenizer="smollm2-135m-instruct", limit=4, epochs=1.0, rounds=3, nodes=3)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         file, model = work / "experiment.yaml", random_model(work / "model", resolve(given.tokenizer))
@@ -78,7 +78,9 @@ def main() -> None:
             out = ["--out", str(work / str(count))]
             shutil.rmtree(work / "cache", ignore_errors=True)  # what was answered before is asked again
             command = [sys.executable, "-c", "from harness.cli import main; main()", "run", str(file), *out, *more]
-            subprocess.run(command, check=True, capture_output=True)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(done.stderr[-2000:])
 
         try:
             seconds = alternate({"here": run, "Ray": lambda: run("--ray", cluster.address)}, given.rounds)

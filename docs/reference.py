@@ -345,7 +345,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "study-keys": study_keys,
     "mitigation-options": mitigation_options,
     "topic-keys": topic_keys,
-    **{f"benchmark-{name}": measured(name) for name in ("cluster", "scale")},
+    **{f"benchmark-{name}": measured(name) for name in ("scale",)},
     **{f"messages-{name}": messages(name) for name in (*FAMILIES, "nothing")},
 }
 
