@@ -14,6 +14,7 @@ import tiny as t
 import torch
 from peft import LoraConfig, get_peft_model
 
+from harness import engines
 from harness.engines import Settings, start
 from harness.engines.torch import TorchEngine
 from harness.engines.vllm import VLLMEngine
@@ -324,3 +325,22 @@ def test_stance_vllm_gives_the_reference_figures_to_lm_eval(
 def test_unknown_engine() -> None:
     with pytest.raises(InputError, match="engines: torch, vllm"):
         start("tgi", ".")
+
+
+@pytest.mark.parametrize("slow, dtype", [(True, "float32"), (False, "auto")])
+def test_auto_is_float32_where_bfloat16_would_be_slow(monkeypatch: pytest.MonkeyPatch, slow: bool, dtype: str) -> None:
+    monkeypatch.setattr(engines, "slow_bfloat16", lambda: slow)
+    assert (engines.Settings().dtype, engines.Settings("bfloat16").dtype) == (dtype, "bfloat16")
+
+
+def test_bfloat16_is_slow_on_processors_without_its_units_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(machine: str, avx512: bool, amx: bool, cuda: bool = False) -> bool:
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+        monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512)
+        monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+        return engines.slow_bfloat16.__wrapped__()
+
+    assert slow("x86_64", False, False)
+    assert not any((slow("x86_64", True, False), slow("AMD64", False, True), slow("x86_64", False, False, cuda=True)))
+    assert not slow("aarch64", False, False)

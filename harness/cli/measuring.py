@@ -35,7 +35,13 @@ def measuring(command: Any) -> Any:
         click.option("--tasks", help="lm-eval task names, comma-separated. Default: political_stance."),
         click.option("--limit", type=Limit(), help="At most so many items per task (the run is marked partial)."),
         click.option("--engine", type=click.Choice(["vllm", "torch"]), default="vllm", show_default=True),
-        click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "bfloat16", "float32"]),
+            default="auto",
+            show_default=True,
+            help="auto: the checkpoint's; float32 on a CPU without bfloat16 units.",
+        ),
         click.option("--chat-template", type=click.Choice(["auto", "on", "off"]), default="auto", show_default=True),
         click.option(
             "--max-length", type=click.IntRange(32), default=1024, show_default=True, help="Tokens per request."

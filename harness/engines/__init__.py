@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import InputError, choices
@@ -24,7 +26,8 @@ class Settings:
     """How an engine is started.
 
     Attributes:
-        dtype: `auto` (the checkpoint's), `bfloat16` or `float32`.
+        dtype: `bfloat16`, `float32`, or `auto`: the checkpoint's, but `float32` on an x86 CPU without bfloat16 units, which
+            takes several times as long over bfloat16.
         max_length: tokens per request, prompt and answer together.
         memory: GiB for vLLM's key-value cache on a CPU; share of the GPU's memory is vLLM's default there.
         batch_tokens: positions per padded batch on the Torch engine.
@@ -40,6 +43,19 @@ class Settings:
     adapters: str = "merge"
     seed: int = 0
     tensor_parallel: int = 1
+
+    def __post_init__(self) -> None:
+        if self.dtype == "auto" and slow_bfloat16():
+            object.__setattr__(self, "dtype", "float32")
+
+
+@cache
+def slow_bfloat16() -> bool:
+    """Whether models run here on an x86 CPU that has neither AVX-512 BF16 nor AMX."""
+    import torch
+
+    known = platform.machine().lower() in ("x86_64", "amd64") and not torch.cuda.is_available()
+    return known and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class DeadEngineError(InputError):
