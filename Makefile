@@ -11,7 +11,7 @@ INPUTS := $(wildcard requirements/*.txt) requirements/vllm-shim/pyproject.toml r
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench docs format lock clean
+.PHONY: help setup demo test torture check bench docs format lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -25,6 +25,9 @@ demo: setup ## one small experiment end to end: reports/demo
 
 test: setup ## run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+torture: setup ## kill the demo's steps at 200 random points, carry them on, compare: build/torture.json (15 minutes on 2 free cores)
+	$(BIN)/python tests/torture
 
 bench: setup ## every benchmark, peers beside ours in one run: tables, and benchmarks/results/*.json
 	@for script in $(filter-out benchmarks/common.py benchmarks/gpu.py,$(sort $(wildcard benchmarks/*.py))); do \

@@ -91,7 +91,7 @@ def raise_unwritable(path: Path, error: BaseException) -> None:
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (named := re.search(r"\(os error (\d+)\)", str(error))):  # safetensors
         number = int(named[1])
-    if number in FULL or (number is None and "PytorchStreamWriter failed writing" in str(error)):
+    if number in FULL or (number is None and "inline_container.cc" in str(error)):
         reason = os.strerror(number or errno.ENOSPC)
         raise InputError(
             f"Cannot write to {path} ({reason}). Nothing of it was kept, finished steps are: free some space "
@@ -160,15 +160,22 @@ def write_parquet(path: Path, frame: pd.DataFrame) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
-    """Tensors and texts about them as safetensors.
+    """Tensors and texts about them as safetensors; the same ones are the same bytes, which the library's own order is not.
 
     Raises:
         InputError: as `writable`.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    with replacing(path) as scratch:
-        save_file(tensors, scratch, metadata=about)
+    whole = save(tensors, about)
+    size = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:size])
+    if about:
+        header["__metadata__"] = dict(sorted(about.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as scratch, scratch.open("wb") as file:
+        file.writelines((len(text).to_bytes(8, "little"), text, memoryview(whole)[size:]))
 
 
 def check_schema(path: Path, found: object, known: int, again: str, oldest: int | None = None) -> None:

@@ -64,7 +64,7 @@ class Run:
     kind: str
     spec: dict[str, Any]
     notes: dict[str, Any] = field(default_factory=dict)
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=lambda: time.time())
     lock: FileLock | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -167,6 +167,9 @@ def open_run(path: Path, kind: str, spec: dict[str, Any]) -> Run:
             )
         check_files(run.path, old)
         run.tidy()
+        if (run.path / NAME).exists():  # of a process that was killed at its very end
+            with suppress(InputError):
+                unlock(lock(run.path))
     return run
 
 
