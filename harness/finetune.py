@@ -248,11 +248,15 @@ def _stored_dtype(folder: str) -> torch.dtype:
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end and has not changed since."""
+    """The newest checkpoint that was written to its end and has not changed since.
+
+    Later ones are removed: the trainer keeps one, the latest by its number, and would drop those that it writes itself.
+    """
     for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[-1]), reverse=True):
         with suppress(InputError):
             if intact(path).get("schema") == CHECKPOINT:
                 return str(path)
+        shutil.rmtree(path, ignore_errors=True)
     return None
 
 

@@ -29,7 +29,7 @@ from harness.models import resolve, weights_hash
 from harness.neurons import Neurons
 from harness.runs import Run, kept_answers, load_measurement, open_run, save_measurement
 
-SAMPLES = pd.DataFrame({"item": ["a", "b"], "answer": ["x", "y"]})
+SAMPLES = pd.DataFrame({"item": ["a", "b"], "answer": ["x", "y"], "side": "", "options": "[]"})
 SPEC = {"limit": 2}
 
 
@@ -376,7 +376,6 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bytes(tmp_path: Path, fo
         sealed(self, args, state, control, **more)
 
     monkeypatch.setattr(finetune._Sealed, "on_save", twice)
-    monkeypatch.setattr("transformers.TrainingArguments.save_total_limit", 2, raising=False)
     with pytest.raises(KeyboardInterrupt):
         trained("other")
     other = trained("other")
