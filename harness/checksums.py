@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from harness.documents import read_object
 from harness.errors import InputError
 from harness.files import sync, writable, write_json
 
@@ -99,10 +100,13 @@ def stamp(path: Path) -> list[int]:
 
 def changed(folder: Path, manifest: dict[str, Any]) -> str:
     """The first file that is not what the manifest says, and how it differs; empty where all are."""
-    if manifest["checksum"] != own_checksum(manifest):
+    files = manifest.get("files")
+    if manifest["checksum"] != own_checksum(manifest) or not isinstance(files, dict):
         return f"{MANIFEST} has changed"
-    for name, known in manifest["files"].items():
+    for name, known in files.items():
         path = folder / name
+        if not isinstance(known, dict) or "bytes" not in known or ".." in Path(name).parts or Path(name).is_absolute():
+            return f"{MANIFEST} says nothing that can be checked of {name[:60]!r}"
         if not path.is_file():
             return f"{name} is missing"
         if (size := path.stat().st_size) != known["bytes"]:
@@ -147,21 +151,6 @@ def intact(folder: Path) -> dict[str, Any]:
     manifest = read_object(file)
     check_files(folder, manifest)
     return manifest
-
-
-def read_object(file: Path) -> dict[str, Any]:
-    """A JSON file that holds one object.
-
-    Raises:
-        InputError: it cannot be read, or holds something else.
-    """
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{file} is not readable JSON ({error}); make the run again.") from None
-    if not isinstance(read, dict):
-        raise InputError(f"{file} holds a {type(read).__name__}, expected a JSON object; make the run again.")
-    return read
 
 
 def _half_made(folder: Path) -> bool:

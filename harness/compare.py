@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.characters import checked_name, shown
 from harness.errors import InputError, choices
 from harness.judges import LABELS
 from harness.paired import PairedMeasure, item_values
@@ -82,7 +83,8 @@ def load_runs(paths: list[Path]) -> list[Measured]:
     """Measurements in order; the first is the reference of those that name none.
 
     Raises:
-        InputError: fewer than two, one folder twice, a folder without a finished measurement, or a label twice.
+        InputError: fewer than two, one folder twice, a folder without a finished measurement, a label twice, or a label or
+            role that is none.
     """
     if len(paths) < 2:
         raise InputError(f"{len(paths)} run given; a comparison needs at least two: the base first, then the others.")
@@ -90,6 +92,7 @@ def load_runs(paths: list[Path]) -> list[Measured]:
     for number, path in enumerate(paths):
         manifest, samples = load_measurement(path)
         spec = manifest["spec"]
+        _check_spec(path, spec)
         role = spec.get("role") or ("base" if number == 0 else "tuned" if spec.get("on_topic") else "other")
         label = spec.get("label") or Path(path).resolve().name
         detail = {k: spec[k] for k in ("share", "control_seed") if k in spec}
@@ -106,6 +109,19 @@ def load_runs(paths: list[Path]) -> list[Measured]:
     for run in runs:
         run.reference = run.reference if run.reference in labels else labels[0]
     return runs
+
+
+def _check_spec(path: Path, spec: dict[str, Any]) -> None:
+    """Labels and roles reach every table and file name, and a manifest may be anyone's."""
+    for key in ("label", "role", "reference", "on_topic"):
+        if (said := spec.get(key)) is not None:
+            checked_name(said if isinstance(said, str) else "", f"`{key}` in the manifest of {path}")
+    if spec.get("role") not in (None, *ROLES):
+        raise InputError(f"{path} has role {shown(spec['role'])}; roles: {choices(ROLES)}. Measure it again.")
+    limit = spec.get("limit")
+    numbers = limit.values() if isinstance(limit, dict) else [limit]
+    if any(n is not None and type(n) is not int for n in numbers):
+        raise InputError(f"{path} has limit {shown(limit)}; expected a number of items per task. Measure it again.")
 
 
 def compare(

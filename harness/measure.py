@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from harness import judges
+from harness.chat_template import template_effect
 from harness.errors import InputError, choices
 from harness.topics import FORMATS, GROUP, all_topics
 
@@ -88,11 +89,15 @@ def uses_chat(tokenizer: Any, setting: str) -> bool:
     """`auto` -> whether the model has a chat template; `on` demands one.
 
     Raises:
-        InputError: `on` for a model without a template.
+        InputError: `on` for a model without a template, or a template that cannot be carried out.
+        ProofError: a template that leaves the question out or adds nothing to it.
     """
     if setting == "on" and not tokenizer.chat_template:
         raise InputError("The model has no chat template; use --chat-template off (or auto).")
-    return setting != "off" and bool(tokenizer.chat_template)
+    if setting == "off" or not tokenizer.chat_template:
+        return False
+    template_effect(tokenizer)
+    return True
 
 
 def prompt_ids(tokenizer: Any, text: str, chat: bool, end: str = "\n") -> list[int]:

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,18 +180,44 @@ class quiet:  # noqa: N801 (reads as a verb)
 
 
 def load_config(folder: str) -> Any:
-    """The model's transformers config; remote code is never run."""
+    """The model's transformers config; remote code is never run.
+
+    Raises:
+        InputError: a config that transformers cannot read, or of an architecture that it does not have.
+    """
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with _readable(folder, "config"):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextmanager
+def _readable(folder: str, what: str) -> Iterator[None]:
+    """transformers' many errors over a stranger's folder, as one."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(
+            f"The {what} of {folder} cannot be read ({reason}). Expected a folder saved by save_pretrained, of an "
+            "architecture that transformers has itself: code that a model brings along is never run."
+        ) from None
 
 
 def load_model(folder: str, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:
-    """Weights in Torch, in eval mode; `dtype` None keeps the checkpoint's."""
+    """Weights in Torch, in eval mode; `dtype` None keeps the checkpoint's.
+
+    Raises:
+        InputError: weights that transformers cannot read, or that do not fit their config.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    with quiet():
+    with quiet(), _readable(folder, "weights"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", trust_remote_code=False, use_safetensors=True
         )
@@ -200,10 +228,15 @@ def load_model(folder: str, dtype: torch.dtype | None = None, device: str = "cpu
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token (its end token where it has none)."""
+    """The model's tokenizer, with a padding token (its end token where it has none).
+
+    Raises:
+        InputError: a tokenizer that transformers cannot read.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    with _readable(folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -218,4 +251,5 @@ def device() -> str:
 
 def lineage(folder: str) -> list[str]:
     """Weights hashes of this model and of the models it was made from, as its manifests say."""
-    return [weights_hash(folder), *intact(Path(folder)).get("lineage", [])]
+    stated = intact(Path(folder)).get("lineage")
+    return [weights_hash(folder), *(str(parent) for parent in (stated if isinstance(stated, list) else []))]

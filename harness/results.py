@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.compare import MEASURES, Measured
+from harness.documents import read_object
 from harness.paired import PairedMeasure, item_values
 from harness.runs import Run, load_measurement
 
@@ -43,7 +43,7 @@ class Measurement:
         """
         path = Path(path)
         manifest, samples = load_measurement(path)
-        results = json.loads((path / "results.json").read_text(encoding="utf-8"))["results"]
+        results = read_object(path / "results.json")["results"]
         return cls(path, manifest, results, samples, _stance(path, manifest, samples))
 
     def as_json(self) -> dict[str, Any]:

@@ -34,8 +34,9 @@ from harness.checksums import (
     stamp,
     write_manifest,
 )
-from harness.errors import InputError, choices
+from harness.errors import InputError
 from harness.files import check_schema, sweep, sync, writable, write_json, write_parquet
+from harness.frames import Kind, read_frame
 from harness.locks import NAME, lock, unlock
 from harness.process import command
 from harness.progress import note
@@ -236,6 +237,25 @@ def save_measurement(run: Run, results: dict[str, Any], samples: pd.DataFrame) -
     run.finish()
 
 
+_TEXTS = (
+    "task",
+    "topic",
+    "format",
+    "item",
+    "variant",
+    "side",
+    "sub_issue",
+    "question",
+    "prompt",
+    "prompt_hash",
+    "answer",
+)
+SAMPLES: dict[str, Kind] = {
+    **dict.fromkeys(_TEXTS, "text"),
+    **{"control": "truth", "values": "numbers", "labels": "texts", "axes": "texts", "options": "list"},
+}
+
+
 def load_measurement(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """Manifest and samples of a complete measurement.
 
@@ -244,16 +264,8 @@ def load_measurement(path: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """
     path = Path(path)
     read = load_run(path, "measure", "a measurement that `stance eval --out` wrote")
-    try:
-        samples = pd.read_parquet(path / "samples.parquet")
-    except (OSError, ValueError) as error:  # a run that keeps no checksums
-        raise InputError(f"{path / 'samples.parquet'} cannot be read ({error}); make the run again.") from None
-    if missing := [name for name in ("side", "options") if name not in samples.columns]:
-        raise InputError(
-            f"{path / 'samples.parquet'} has no column {choices(missing)}: an older release measured this. Remove {path} and "
-            "give its command again; what the model said is in the cache of answers."
-        )
-    return read, samples
+    again = f"Remove {path} and give its command again; what the model said is in the cache of answers"
+    return read, read_frame(path / "samples.parquet", SAMPLES, again)
 
 
 def load_run(path: Path, kind: str, expected: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pandas as pd
 from harness import engines
 from harness.anchor import Anchored
 from harness.axes import axis_effects
+from harness.chat_template import template_effect
 from harness.diagnosis import diagnoses
 from harness.distributed import check_processes, tune_in
 from harness.engines.cached import AnswerStore, CachedEngine
@@ -87,7 +88,9 @@ def measure_step(
             longest = engines.longest(folder, settings)
             cached = CachedEngine(serve, store, identity, engine, tokenizer, longest)
             answered = measure(cached, replace(asked, chat=chatting))
-        run.notes["chat_template"] = chatting
+        if (merging := None if beside else variant.effect()) is not None:
+            run.notes["effect"] = {**run.notes.get("effect", {}), "adapter": merging}
+        run.notes["chat_template"] = template_effect(tokenizer) if chatting else None
         run.notes["requests"] = {"asked": cached.asked, "from_cache": cached.hits}
         return answered
 

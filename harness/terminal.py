@@ -126,7 +126,7 @@ def print_sheet(sheet: Sheet, out: Path) -> None:
     for section in sheet.sections:
         if shown := section.shown():
             console.print(tables.rich(shown, console.width))
-    for sentence in sheet.sentences:
+    for sentence in sheet.said:
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     console.print(f"Report: {page}", highlight=False)
 

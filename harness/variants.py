@@ -6,15 +6,14 @@ projection) or write it (mlp_out: row i and its bias), so any engine serves the 
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
+from harness.adapters import check_adapter, merged
 from harness.checksums import digest, file_hash, intact
 from harness.errors import InputError, ProofError
 from harness.files import replacing_folder
@@ -26,37 +25,12 @@ from harness.sites import check_mlp_site, mlps, width, width_by_config
 from harness.weights_cache import made_once
 
 
-def check_adapter(adapter: Path, folder: str) -> dict[str, Any]:
-    """The adapter's manifest or config, if it fits this base.
-
-    Raises:
-        InputError: no LoRA adapter in safetensors, an unfinished or an altered one, or one made for another base.
-    """
-    config = adapter / "adapter_config.json"
-    if not config.is_file():
-        intact(adapter)
-        raise InputError(
-            f"{adapter} has no adapter_config.json; expected a LoRA adapter, such as `stance tune` writes."
-        )
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise InputError(f"{adapter} has no adapter_model.safetensors; adapters in other formats are not read.")
-    if manifest := intact(adapter):
-        made_from = str((manifest.get("lineage") or [""])[0])
-        mine = weights_hash(folder)
-        if made_from != mine:
-            raise InputError(
-                f"Adapter {adapter} was trained on weights {made_from[:12]}, this model has {mine[:12]}; "
-                "give the model it was trained on."
-            )
-    return json.loads(config.read_text())
-
-
 def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None = None, op: Op | None = None) -> str:
     """The folder of weights that serves a variant; the model's own folder when nothing is changed.
 
     Raises:
         InputError: an adapter or neurons of another model.
-        ProofError: the operation changed no weight.
+        ProofError: the adapter or the operation changed no weight.
     """
     folder, op = resolve(model), op or ZERO
     if adapter is None and neurons is None:
@@ -73,11 +47,13 @@ def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None
         "factor": None if neurons is None else op.scale,
     }
 
-    def make() -> tuple[Any, dict[str, float] | None]:
-        changed = load_model(folder)
+    def make() -> tuple[Any, dict[str, Any]]:
+        changed, effect = load_model(folder), {}
         if adapter is not None:
-            changed = _merged(changed, adapter)
-        return changed, None if neurons is None else _scale(changed, neurons, op, lineage(folder))
+            changed, effect["adapter"] = merged(changed, adapter)
+        if neurons is not None:
+            effect |= _scale(changed, neurons, op, lineage(folder))
+        return changed, effect
 
     return made_once(key, folder, lineage(folder), make)
 
@@ -109,28 +85,6 @@ def check_bakeable(neurons: Neurons, op: Op) -> None:
     check_mlp_site(neurons.site, f"Writing {op} into weights")
     if not op.linear:
         raise InputError(f"{op} cannot be written into weights; zero and scale=X can. `stance eval` serves every op.")
-
-
-def _merged(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel, get_peft_model_state_dict
-
-    dtype = next(model.parameters()).dtype
-    try:
-        wrapped = PeftModel.from_pretrained(model.float(), str(adapter))
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"Adapter {adapter} does not fit this model ({reason}); give the model it was made for."
-        ) from None
-    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
-        stored = {key for key in file.keys() if ".lora_" in key}  # noqa: SIM118
-    expected = {key for key in get_peft_model_state_dict(wrapped, save_embedding_layers=False) if ".lora_" in key}
-    if stored != expected:
-        odd = sorted(stored ^ expected)[0]
-        raise InputError(
-            f"Adapter {adapter} and this model have different layers (first: {odd}); give the model it was made for."
-        )
-    return wrapped.merge_and_unload().to(dtype)  # type: ignore[operator]
 
 
 @torch.no_grad()
@@ -198,6 +152,12 @@ class Variant:
         The engine carries out the op on the neurons.
         """
         return materialise(self.model, self.adapter if merged else None)
+
+    def effect(self) -> dict[str, float] | None:
+        """What merging the adapter changed, as it was proven; None without one."""
+        if self.adapter is None:
+            return None
+        return (intact(Path(self.folder())).get("effect") or {}).get("adapter")
 
 
 def tuned_variant(model: str, tuned: Path) -> Variant:

@@ -12,7 +12,7 @@ from harness.files import check_schema, replacing_folder
 from harness.locks import waiting_for
 from harness.models import cache_folder, load_tokenizer
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def made_once(

@@ -27,6 +27,7 @@ from harness.report import content, tables, write_report
 from harness.report.export import leading_tables, slug
 from harness.report.figure_files import palette
 from harness.report.latex import escape
+from harness.report.sheet import Section, Sheet, write_sheet
 from harness.report.svg import TOKENS
 from harness.report.text_files import guarded
 from harness.sharing import read_folder
@@ -443,3 +444,36 @@ def test_inspect_reads_its_log(written, tmp_path):
         assert scores["plain"].unscored_samples == undefined > 0
     with pytest.raises(InputError, match="Inspect reads"):
         write_log(read_folder(out), tmp_path / "log.txt")
+
+
+def test_a_partial_run_is_marked_on_everything_that_travels_alone(tmp_path):
+    comparison = example()
+    note = "Partial, only some of the items were asked: inhibited-10"
+    out = write_report(comparison, tmp_path / "partial").parent
+    for file in out.glob("tables/*.tex"):
+        assert (note in file.read_text()) == (not file.stem.startswith("neurons")), file.name
+    for file in ("index.html", "report.md", *(path.name for path in out.glob("model-card*.md"))):
+        assert "partial run" in (out / file).read_text().lower(), file
+    drawn = {path.name: path.read_bytes() for path in out.glob("figures/*.svg")}
+    for run in comparison.runs:
+        run["partial"] = False
+    whole = write_report(comparison, tmp_path / "whole").parent
+    assert not any("Partial" in path.read_text() for path in whole.glob("tables/*.tex"))
+    assert drawn and all((whole / "figures" / name).read_bytes() != data for name, data in drawn.items())
+
+
+def test_a_partial_study_says_so_on_its_page_in_markdown_and_in_json(tmp_path):
+    for limit, said in ((None, False), (8, True), ({"pairs": 4}, True)):
+        out = write_sheet(Sheet("A study", "kind", ("One.",), (), {}, limit), tmp_path / str(limit)).parent
+        for name in ("index.html", "report.md", "findings.json"):
+            assert ("Partial: at most" in (out / name).read_text()) == said, (name, limit)
+
+
+def test_a_studys_csv_holds_no_formula_and_its_pages_no_escape(tmp_path):
+    table = pd.DataFrame({"=name": ["=1+1", "@x", "\x1b[31mred", "plain"], "value": [-1.5, 2.0, 3.0, 4.0]})
+    out = write_sheet(Sheet("\x1b[2J\u202e", "kind", (), (Section("one", "A table", "", table),)), tmp_path).parent
+    rows = list(csv.reader((out / "one.csv").open(encoding="utf-8")))
+    assert rows[0] == ["'=name", "value"] and [row[0] for row in rows[1:3]] == ["'=1+1", "'@x"] and rows[1][1] == "-1.5"
+    for name in ("index.html", "report.md"):
+        assert not {"\x1b", "\u202e"} & set((out / name).read_text())
+    assert r"\x1b[2J\u202e" in (out / "index.html").read_text()

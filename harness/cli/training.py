@@ -127,5 +127,6 @@ def export(model: str, adapter: Path | None, neurons: Path | None, op_text: str 
     variant = Variant(model, adapter, neurons, Op.parse(op_text) if op_text else None)
     variant.check()
     made = write(out, model, adapter, Neurons.load(neurons) if neurons else None, variant.op)
-    effect = f"; {made['effect']['changed_weights']:,} weights changed" if made["effect"] else ""
-    click.echo(f"Checkpoint: {out}{effect}")
+    effect = made["effect"]
+    changed = effect.get("changed_weights", 0) + effect.get("adapter", {}).get("changed_weights", 0)
+    click.echo(f"Checkpoint: {out}; {changed:,} weights changed")

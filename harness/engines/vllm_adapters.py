@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from safetensors import safe_open
 
+from harness.adapters import adapter_config
 from harness.errors import InputError
 
 MOST_RANK = 64
@@ -18,7 +18,7 @@ def check_beside(adapter: Path) -> None:
     Raises:
         InputError: an adapter of too high a rank, or of the embeddings or the head.
     """
-    rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    rank = adapter_config(adapter).r
     if rank > MOST_RANK:
         raise InputError(
             f"{adapter} has rank {rank}; up to {MOST_RANK} are served beside the base. Use adapters=merge."

@@ -111,6 +111,12 @@ def _note(comparison: Comparison, run: dict[str, Any]) -> str:
     return " \N{MIDDLE DOT} ".join(parts)
 
 
+def partial(comparison: Comparison) -> str:
+    """A sentence that goes where a table or a figure goes without its page; empty where all runs are whole."""
+    labels = [run["label"] for run in comparison.runs if run["partial"]]
+    return f"Partial, only some of the items were asked: {', '.join(labels)}" if labels else ""
+
+
 def by_topic(comparison: Comparison, measure: str, which: Literal["stance", "shift"]) -> Table:
     """Topics x runs of one measure."""
     frame = comparison.stance if which == "stance" else comparison.shifts

@@ -52,7 +52,8 @@ def write_parquet(comparison: Comparison, path: Path) -> None:
 def write_tables(comparison: Comparison, out: Path) -> None:
     """NAME.tex of every table that has rows."""
     for name, table in leading_tables(comparison).items():
-        write_text(out / f"{name}.tex", latex.latex(table, f"stance-{name}"))
+        note = "" if name.startswith("neurons") else content.partial(comparison)
+        write_text(out / f"{name}.tex", latex.latex(table, f"stance-{name}", note))
 
 
 def leading_tables(comparison: Comparison) -> dict[str, Table]:

@@ -47,6 +47,8 @@ def write_figures(comparison: Comparison, out: Path) -> None:
     with matplotlib.rc_context(_STYLE):
         for name, draw in _drawings(comparison):
             figure = draw(WIDE)
+            if note := _printable(content.partial(comparison)):
+                figure.text(0.995, 0.005, note[:120], ha="right", va="bottom", fontsize=7)
             _colour(figure, colours)
             with replacing(out / f"{name}.svg") as file:
                 figure.savefig(file, facecolor="white", metadata=nothing)  # type: ignore[arg-type]

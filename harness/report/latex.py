@@ -54,13 +54,14 @@ def _character(character: str) -> str:
     return "?" if unknown else SPECIAL.get(character, character)
 
 
-def latex(table: Table, name: str) -> str:
-    """A `table` environment with caption and the label `tab:NAME`."""
+def latex(table: Table, name: str, note: str = "") -> str:
+    """A `table` environment with the label `tab:NAME` and a caption, which ends in the note if there is one."""
+    caption = ". ".join(escape(text) for text in (table.caption, note) if text)
     head = " & ".join(escape(text) for text in (table.corner, *table.columns))
     lines = [
         r"\begin{table}[tbp]",
         r"\centering",
-        rf"\caption{{{escape(table.caption)}.}}",
+        rf"\caption{{{caption}.}}",
         rf"\label{{tab:{name}}}",
         FIT,
         rf"\begin{{tabular}}{{@{{}}l{'r' * len(table.columns)}@{{}}}}",

@@ -18,6 +18,7 @@ from harness.report import svg, tables
 from harness.report.tables import Cell, Kind, Row, Table
 from harness.report.templates import environment
 from harness.report.text_files import write_frame, write_text
+from harness.verdict import limit_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,13 +83,24 @@ class Section:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A page. `about`: parameters and provenance, printed at its end and kept in findings.json."""
+    """A page. `about`: parameters and provenance, printed at its end and kept in findings.json.
+
+    `limit`: items per task at most, where not all of them were asked; the page says so.
+    """
 
     title: str
     kicker: str
     sentences: tuple[str, ...]
     sections: tuple[Section, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | dict[str, int] | None = None
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The sentences, and that only a part was asked where that is so."""
+        if self.limit is None:
+            return self.sentences
+        return (*self.sentences, f"Partial: at most {limit_text(self.limit)} items per task were asked.")
 
 
 def write_sheet(sheet: Sheet, out: Path) -> Path:
@@ -102,7 +114,7 @@ def write_sheet(sheet: Sheet, out: Path) -> Path:
         found: dict[str, Any] = {
             "schema": SCHEMA,
             "title": sheet.title,
-            "sentences": list(sheet.sentences),
+            "sentences": list(sheet.said),
             "about": dict(sheet.about),
         }
         found["tables"] = {s.name: s.table.to_dict("records") for s in sheet.sections if s.table is not None}
@@ -127,7 +139,7 @@ def _html(sheet: Sheet) -> str:
 def _markdown(sheet: Sheet) -> str:
     parts = [
         f"# {tables.plain_text(sheet.title)}",
-        *(f"- {tables.plain_text(sentence)}" for sentence in sheet.sentences),
+        *(f"- {tables.plain_text(sentence)}" for sentence in sheet.said),
     ]
     for section in sheet.sections:
         parts += [f"\n## {tables.plain_text(section.heading)}", tables.plain_text(section.text)]

@@ -256,7 +256,8 @@ def run(settings: Settings, out: Path) -> Sheet:
         table,
         patched,
     )
-    return sheet(settings.name, settings.model, found, settings.topic, share, _about(settings))
+    page = sheet(settings.name, settings.model, found, settings.topic, share, _about(settings))
+    return replace(page, limit=settings.measure.limit)
 
 
 def _scores(folder: Path) -> dict[str, dict[str, torch.Tensor]]:

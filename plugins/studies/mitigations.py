@@ -89,7 +89,7 @@ def run(settings: Settings, out: Path) -> Sheet:
         "settings": digest(settings.model_dump())[:16],
         "made by": f"stance run experiments/{settings.name}.yaml",
     }
-    return sheet(shifts, controls, about)
+    return replace(sheet(shifts, controls, about), limit=settings.measure.limit)
 
 
 def _cells(settings: Settings) -> list[Cell]:
