@@ -110,7 +110,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EROFS):  # file systems that do not sync folders
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # file systems that do not sync folders
             raise
     finally:
         os.close(handle)

@@ -38,17 +38,31 @@ def measured(path: Path) -> Path:
     return path
 
 
-def no_space(*_: Any, **__: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def failing(number: int) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 # Files
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    "number, told",
+    [
+        (errno.ENOSPC, r"\(No space left on device\).*same command again"),
+        (errno.EDQUOT, r"\(Disk quota exceeded\).*same command again"),
+        (errno.EROFS, r"\(Read-only file system\); give another --out"),
+        (errno.EACCES, r"\(Permission denied\); give another --out"),
+    ],
+)
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: Any, number: int, told: str
+) -> None:
     write_json(tmp_path / "a.json", 1)
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(InputError, match=r"Cannot write to .*a\.json \(No space left on device\).*same command again"):
+    monkeypatch.setattr(os, "fsync", failing(number))
+    with pytest.raises(InputError, match=r"Cannot write to .*a\.json " + told):
         write_json(tmp_path / "a.json", 2)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "1")]
 
@@ -195,7 +209,7 @@ def test_answers_kept_for_a_judge_are_checked(tmp_path: Path) -> None:
 def test_no_space_at_the_end_leaves_a_run_that_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
     run = open_run(tmp_path / "run", "measure", SPEC)
     with monkeypatch.context() as patched:
-        patched.setattr(pd.DataFrame, "to_parquet", no_space)
+        patched.setattr(pd.DataFrame, "to_parquet", failing(errno.ENOSPC))
         with pytest.raises(InputError, match="No space left"):
             save_measurement(run, {}, SAMPLES)
     assert not run.complete

@@ -1,4 +1,4 @@
-"""`make torture` in small: a measurement and a folder of tensors, killed at every one of their file operations and syncs."""
+"""`make torture` in small: a measurement and a folder of tensors, killed in every write and at every second operation."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(
     expected, changes, syncs = plain
     assert changes > 20 and syncs > 15 and len(expected) == 6
     total, lost = (syncs if kind == "inside" else changes), 0
-    for n in range(total):
+    for n in range(0, total, 1 if kind == "inside" else 2):  # `make torture` tries more of them
         place = tmp_path / str(n)
         place.mkdir()
         assert forked(place, Fault(kind, (n + 0.5) / total), changes, syncs) == -signal.SIGKILL
