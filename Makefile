@@ -26,7 +26,7 @@ demo: setup ## one small experiment end to end: reports/demo
 test: setup ## run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-torture: setup ## kill the demo's steps at 200 random points, carry them on, compare: build/torture.json (15 minutes on 2 free cores)
+torture: setup ## kill the demo's steps at 200 random points, carry them on, compare: build/torture.json (10 s a point)
 	$(BIN)/python tests/torture
 
 bench: setup ## every benchmark, peers beside ours in one run: tables, and benchmarks/results/*.json

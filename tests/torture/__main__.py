@@ -32,7 +32,7 @@ from faults import TIMED, Fault, Operations, lose_unsynced  # noqa: E402
 
 from harness.process import settle  # noqa: E402
 
-WAIT = 300  # seconds for one making before it counts as stuck
+WAIT = 1800  # seconds for one making before it counts as stuck; machines are busy at times
 
 
 @dataclass(frozen=True)
