@@ -27,9 +27,11 @@ from harness.errors import InputError
 from harness.files import replacing, replacing_folder, write_json, write_tensors
 from harness.models import resolve, weights_hash
 from harness.neurons import Neurons
+from harness.runs import SAMPLES as COLUMNS
 from harness.runs import Run, kept_answers, load_measurement, open_run, save_measurement
 
-SAMPLES = pd.DataFrame({"item": ["a", "b"], "answer": ["x", "y"], "side": "", "options": "[]"})
+EMPTY = {"text": "", "truth": False, "numbers": "{}", "texts": "{}", "list": "[]"}
+SAMPLES = pd.DataFrame({**{name: EMPTY[kind] for name, kind in COLUMNS.items()}, "item": ["a", "b"]})
 SPEC = {"limit": 2}
 
 
@@ -220,10 +222,12 @@ def test_no_space_at_the_end_leaves_a_run_that_goes_on(tmp_path: Path, monkeypat
 @given(data=st.data())
 def test_every_state_of_a_folder_is_read_or_refused(tmp_path_factory: Any, data: st.DataObject) -> None:
     path = measured(tmp_path_factory.mktemp("state") / "run")
+    states: dict[Path, str] = {}
     for file in sorted(path.iterdir()):
         content = file.read_bytes()
         place = data.draw(st.integers(0, len(content) - 1))
         how = data.draw(st.sampled_from(["whole", "whole", "missing", "cut", "flipped", "folder"]))
+        states[file] = how
         if how == "whole":
             continue
         file.unlink()
@@ -232,13 +236,14 @@ def test_every_state_of_a_folder_is_read_or_refused(tmp_path_factory: Any, data:
         elif how != "missing":
             flipped = content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
             file.write_bytes(content[:place] if how == "cut" else flipped)
+    damaged = {file.name for file, how in states.items() if how != "whole"}
     try:
         run = open_run(path, "measure", SPEC)
         if not run.complete:
             save_measurement(run, {"results": {}}, SAMPLES)
         assert load_measurement(path)[1].equals(SAMPLES)
     except InputError:
-        pass
+        assert damaged
 
 
 # Processes
