@@ -71,7 +71,8 @@ def _moved_itself(tuned: pd.DataFrame, topic: str, unit: str) -> str:
     if own.empty:
         return f"tuning on {topic}, which this measure did not ask about, moved "
     on = own.iloc[0]
-    least = f" (a shift of {on['mde']:.3f} could have been found)" if on["low"] <= 0 <= on["high"] else ""
+    unclear = on["low"] <= 0 <= on["high"] and on["mde"] > 0  # 0: no item differs from another
+    least = f" (a shift of {on['mde']:.3f} could have been found)" if unclear else ""
     return f"tuning on {topic} moved {topic} by {_interval(on, 'shift')} {unit}{least} and "
 
 
