@@ -10,9 +10,11 @@ A step whose process or node is lost is tried again elsewhere; one that failed f
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,7 @@ class RayExecutor:
     def _ground(self, root: Path, seen: Path, reads: list[Read]) -> tuple[Ground, list[Node]]:
         """What is common to all steps, and the nodes; what a node lacks is sent from here, file by file."""
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        ground = Ground(self._run, str(root), str(seen), True, tuple(reads), {}, environment)
+        ground = Ground(self._run, str(root), str(seen), True, tuple(reads), {}, environment, tuple(sys.argv))
         nodes = self._on_every_node(look, ground)
         if others := sorted({f"{node.name} has {node.version}" for node in nodes if node.version != __version__}):
             raise InputError(
@@ -105,7 +107,7 @@ class RayExecutor:
         lacked = {name for node in nodes for name in node.lacks}
         wanted = [read for read in reads if read.name in lacked or not (shared or read.looked_up)]
         sent = {read.name: {k: self._ray.put(v) for k, v in packed(Path(read.path)).items()} for read in wanted}
-        return Ground(self._run, str(root), str(seen), shared, tuple(reads), sent, environment), nodes
+        return replace(ground, shared=shared, sent=sent), nodes
 
     def _resources(self, reads: Sequence[str]) -> _Resources:
         usable = [node["Resources"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,7 @@ class Ground:
         shared: whether steps write into that folder.
         reads: what they read; `sent`: of those that some node lacks, a reference to each file.
         environment: set on the nodes where they do not say otherwise.
+        argv: the driver's, which is what the steps' manifests give as their command.
     """
 
     run: str
@@ -65,6 +67,7 @@ class Ground:
     reads: tuple[Read, ...]
     sent: Mapping[str, Mapping[str, Any]]
     environment: Mapping[str, str]
+    argv: tuple[str, ...]
 
 
 class Node(NamedTuple):
@@ -165,6 +168,7 @@ def _settled(ground: Ground) -> None:
 
     for name, value in ground.environment.items():
         os.environ.setdefault(name, value)
+    sys.argv = list(ground.argv)
     settle()
 
 

@@ -6,14 +6,16 @@ The same tables become HTML, Markdown, the terminal's and one CSV each, in which
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
 from harness.files import sweep, writable, write_json
 from harness.locks import locked
+from harness.process import command
 from harness.report import svg, tables
 from harness.report.tables import Cell, Kind, Row, Table
 from harness.report.templates import environment
@@ -83,7 +85,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A page. `about`: parameters and provenance, printed at its end and kept in findings.json.
+    """A page. `about`: parameters and provenance, printed at its end and kept in findings.json, with the command that is run.
 
     `limit`: items per task at most, where not all of them were asked; the page says so.
     """
@@ -109,6 +111,8 @@ def write_sheet(sheet: Sheet, out: Path) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
+    if typed := command():
+        sheet = replace(sheet, about={**sheet.about, "made by": shlex.join(typed)})
     with locked(out), writable(out):
         sweep(out)
         found: dict[str, Any] = {

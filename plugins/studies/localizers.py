@@ -256,7 +256,14 @@ def run(settings: Settings, out: Path) -> Sheet:
         table,
         patched,
     )
-    page = sheet(settings.name, settings.model, found, settings.topic, share, _about(settings))
+    page = sheet(
+        settings.name,
+        settings.model,
+        found,
+        settings.topic,
+        share,
+        settings.model_dump(mode="json", exclude_defaults=True),
+    )
     return replace(page, limit=settings.measure.limit)
 
 
@@ -264,11 +271,6 @@ def _scores(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     """`whole`, and two halves of the questions, each localiser -> scores [l, m]."""
     kept = load_file(folder / "scores.safetensors")
     return {part: {name: kept[f"{part}/{name}"] for name in NAMES} for part in ("whole", "first", "second")}
-
-
-def _about(settings: Settings) -> dict[str, Any]:
-    said = settings.model_dump(mode="json", exclude_defaults=True)
-    return {**said, "made by": "stance run experiments/localizers.yaml"}
 
 
 def plan(settings: Settings, planner: Planner) -> list[PlannedStep]:

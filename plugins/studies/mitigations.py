@@ -87,7 +87,6 @@ def run(settings: Settings, out: Path) -> Sheet:
         "seen": settings.seen,
         "items per topic and task": settings.measure.limit or "all",
         "settings": digest(settings.model_dump())[:16],
-        "made by": f"stance run experiments/{settings.name}.yaml",
     }
     return replace(sheet(shifts, controls, about), limit=settings.measure.limit)
 
