@@ -68,9 +68,15 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "runs": [_run(run) for run in comparison.runs],
         "models": list(dict.fromkeys(str(run["model"]) for run in content.runs_of(comparison, "base"))),
-        "files": FILES,
+        "files": (*FILES, *(["model-card.md"] if _carded(comparison) else [])),
         "version": __version__,
     }
+
+
+def _carded(comparison: Comparison) -> bool:
+    """Whether a model card is written: the leading measure has a shift of some fine-tune (see model_card.py)."""
+    tuned = {run["label"] for run in content.runs_of(comparison, "tuned", "inhibited")}
+    return any(row["run"] in tuned for row in content.records(comparison.shifts, measure=comparison.headline))
 
 
 def _stance(comparison: Comparison, measure: str) -> dict[str, Any] | None:
