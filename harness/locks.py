@@ -53,11 +53,12 @@ def unlock(taken: FileLock) -> None:
 
 @contextmanager
 def locked(folder: Path, wait: float = 0) -> Iterator[None]:
-    """`lock` for a block; the folder is made where it is missing.
+    """`lock` for a block; the folder is made where it is missing, and does not stay where nothing was put into it.
 
     Raises:
         InputError: as `lock`.
     """
+    new = not folder.exists()
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     taken = lock(folder, wait)
@@ -65,6 +66,9 @@ def locked(folder: Path, wait: float = 0) -> Iterator[None]:
         yield
     finally:
         unlock(taken)
+        if new:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
 
 
 @contextmanager
