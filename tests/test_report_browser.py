@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_report import HOSTILE, example, frames
+from test_report import HOSTILE, OPTIONS, example, frames
 
 from harness.report import content, samples
 from harness.report.page import render
@@ -172,6 +172,7 @@ def test_changed_words_are_marked_and_both_texts_are_whole(visit, tmp_path):
                 "item": "one",
                 "variant": "",
                 "prompt": "Why?",
+                "options": "[]",
                 "run": r,
                 "answer": t,
                 "value": v,
@@ -186,6 +187,15 @@ def test_changed_words_are_marked_and_both_texts_are_whole(visit, tmp_path):
     texts = page.locator("#explorer .answer").evaluate_all("all => all.map(one => one.textContent)")
     assert texts == [before, after]
     assert page.locator("#explorer .flip").count() == 1
+
+
+def test_a_pair_shows_the_two_answers_it_chose_between(visit, report):
+    page = visit(report)
+    _field(page, "Format").select_option("pairs")
+    assert page.locator("#explorer .options").first.locator("dt").all_inner_texts() == ["Left", "Right"]
+    assert page.locator("#explorer .options").first.locator("dd").all_inner_texts() == OPTIONS
+    _field(page, "Format").select_option("open")
+    assert page.locator("#explorer .options").count() == 0
 
 
 def test_the_filters_work_by_keyboard_and_are_announced(visit, report):
