@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -168,16 +169,22 @@ def detectable(differences: Float[Array, " n"]) -> float:
 
     NaN below two items; 0 where items do not differ at all.
     """
-    from statsmodels.stats.power import TTestPower
-
     known = differences[np.isfinite(differences)]
     if len(known) < 2:
         return float("nan")
     spread = float(np.std(known, ddof=1))
     if spread == 0:
         return 0.0
-    size = TTestPower().solve_power(nobs=len(known), alpha=1 - LEVEL, power=POWER, alternative="two-sided")
-    return float(size) * spread
+    return _detectable_size(len(known)) * spread
+
+
+@cache
+def _detectable_size(n: int) -> float:
+    """The same in standard deviations."""
+    from statsmodels.stats.power import TTestPower
+
+    size = TTestPower().solve_power(nobs=n, alpha=1 - LEVEL, power=POWER, alternative="two-sided")
+    return float(size)
 
 
 def correlation(x: Float[Array, " n"], y: Float[Array, " n"]) -> float:
