@@ -11,7 +11,7 @@ INPUTS := $(wildcard requirements/*.txt) requirements/vllm-shim/pyproject.toml r
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test torture check bench docs format lock clean
+.PHONY: help setup demo test torture check fuzz bench docs format lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -33,10 +33,14 @@ bench: setup ## every benchmark, peers beside ours in one run: tables, and bench
 	@for script in $(filter-out benchmarks/common.py benchmarks/gpu.py,$(sort $(wildcard benchmarks/*.py))); do \
 		echo "$$script" && HF_HUB_OFFLINE=1 $(BIN)/python $$script || exit 1; done
 
-check: .venv/.installed ## lint, formatting and types
+check: .venv/.installed ## lint, formatting, types, and known vulnerabilities of the locked packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/python requirements/audit.py
+
+fuzz: .venv/.installed ## 10,000 damaged inputs of every format that is read: a table, and build/fuzz (an hour)
+	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 
 docs: .venv/.installed ## the documentation as a site: build/docs/index.html
 	@$(PIP) install --no-deps -r requirements/docs.txt

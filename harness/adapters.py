@@ -20,7 +20,6 @@ from harness.errors import InputError, ProofError, choices
 from harness.models import weights_hash
 from harness.topics.explain import explain
 
-NOTHING = (None, False, 0, "", [], {})
 PLAIN = re.compile(r"[\w.-]{1,200}")
 # What peft writes beside these into every adapter; it acts only where a key that is refused is set.
 SILENT = {
@@ -33,7 +32,7 @@ SILENT = {
         "megatron_core",
         "task_type",
     ),
-    *("qalora_group_size", "runtime_config"),
+    *("qalora_group_size", "runtime_config", "loftq_config"),
 }
 
 
@@ -89,7 +88,11 @@ def adapter_config(adapter: Path) -> AdapterConfig:
         read = AdapterConfig.model_validate(read_object(config))
     except ValidationError as error:
         raise InputError(f"{config}: {explain(error, AdapterConfig)}") from None
-    if odd := [key for key, value in (read.model_extra or {}).items() if key not in SILENT and value not in NOTHING]:
+    if odd := [
+        key
+        for key, value in (read.model_extra or {}).items()
+        if key not in SILENT and value is not None and value is not False
+    ]:
         raise InputError(
             f"{config} sets {choices(key[:60] for key in odd[:5])}, which is not taken: peft may import or un-pickle what it "
             "names. Merge the adapter with peft, where you trust it, and give the merged model."
@@ -130,7 +133,7 @@ def merged(model: Any, adapter: Path) -> tuple[Any, dict[str, float]]:
         with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
             stored = {key for key in file.keys() if ".lora_" in key}  # noqa: SIM118
         wrapped = PeftModel.from_pretrained(model.float(), str(adapter))
-    except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError, OSError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"Adapter {adapter} does not fit this model ({reason}); give the model it was made for."

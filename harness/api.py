@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.asking import asking
 from harness.characters import checked_name
-from harness.compare import ROLES, Comparison, compare, load_runs
+from harness.compare import Comparison, compare, load_runs
 from harness.engines import ADAPTERS, ENGINES, Settings
 from harness.engines.lease import release as release_engine
 from harness.errors import InputError, choices
 from harness.results import FineTune, Localized, Measurement
+from harness.shapes import ROLES
 
 if TYPE_CHECKING:
     from harness.report.sheet import Sheet

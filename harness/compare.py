@@ -15,12 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from harness.characters import checked_name, shown
 from harness.errors import InputError, choices
 from harness.judges import LABELS
 from harness.paired import PairedMeasure, item_values
 from harness.quality import quality
 from harness.runs import load_measurement
+from harness.shapes import Measured as MeasuredManifest
+from harness.shapes import check_shape
 from harness.verdict import verdict, warnings_of
 
 # In order of standing: pairs need no judge and no instruction following, and order known groups rightly even on a model
@@ -36,7 +37,6 @@ MEASURES = {
     "choices.stance": {"title": "Multiple choice", "unit": "stance -1..1", "format": "choices", "value": "stance"},
 }  # fmt: skip
 RATES = {"open": LABELS, "statements": ("agree", "mass"), "choices": ("declined", "mass")}
-ROLES = ("base", "noise", "tuned", "inhibited", "control", "patched", "other")
 SUMMARY = ["run", "role", "measure", "metric", "value", "low", "high", "n"]
 KEY = ["topic", "format", "item", "variant"]
 
@@ -92,7 +92,7 @@ def load_runs(paths: list[Path]) -> list[Measured]:
     for number, path in enumerate(paths):
         manifest, samples = load_measurement(path)
         spec = manifest["spec"]
-        _check_spec(path, spec)
+        check_shape(manifest, MeasuredManifest, Path(path) / "manifest.json", "Measure it again")
         role = spec.get("role") or ("base" if number == 0 else "tuned" if spec.get("on_topic") else "other")
         label = spec.get("label") or Path(path).resolve().name
         detail = {k: spec[k] for k in ("share", "control_seed") if k in spec}
@@ -109,19 +109,6 @@ def load_runs(paths: list[Path]) -> list[Measured]:
     for run in runs:
         run.reference = run.reference if run.reference in labels else labels[0]
     return runs
-
-
-def _check_spec(path: Path, spec: dict[str, Any]) -> None:
-    """Labels and roles reach every table and file name, and a manifest may be anyone's."""
-    for key in ("label", "role", "reference", "on_topic"):
-        if (said := spec.get(key)) is not None:
-            checked_name(said if isinstance(said, str) else "", f"`{key}` in the manifest of {path}")
-    if spec.get("role") not in (None, *ROLES):
-        raise InputError(f"{path} has role {shown(spec['role'])}; roles: {choices(ROLES)}. Measure it again.")
-    limit = spec.get("limit")
-    numbers = limit.values() if isinstance(limit, dict) else [limit]
-    if any(n is not None and type(n) is not int for n in numbers):
-        raise InputError(f"{path} has limit {shown(limit)}; expected a number of items per task. Measure it again.")
 
 
 def compare(
@@ -194,7 +181,8 @@ def _rates(runs: list[Measured]) -> pd.DataFrame:
     for run in runs:
         for kind, labels in RATES.items():
             part = run.samples[run.samples["format"] == kind]
-            values = pd.DataFrame([json.loads(text) for text in part["values"]], index=part.index)
+            values = pd.DataFrame([json.loads(text) for text in part["values"]], index=part.index, dtype=float)
+            values = values.reindex(columns=list(labels))
             for topic, index in part.groupby("topic").groups.items():
                 for label in labels:
                     rate = float(values.loc[index, label].mean())

@@ -1,4 +1,4 @@
-"""Reading what strangers wrote: the one way into YAML, JSON, JSONL and text files.
+"""Reading what strangers wrote: the one way into YAML, JSON, JSONL, CSV and text files.
 
 Nothing is imported, called or unpacked, and what is read is bounded: bytes before they are read, depth while they are
 parsed. YAML has no aliases, of which a few lines unfold to gigabytes, and no tags beyond its own but `!function NAME`, which
@@ -8,6 +8,8 @@ lone surrogate), which no file and no tokenizer can take.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections import Counter
@@ -21,7 +23,7 @@ from yaml.cyaml import CParser  # type: ignore[attr-defined]
 from yaml.resolver import Resolver
 
 from harness.characters import one_line
-from harness.errors import InputError
+from harness.errors import InputError, choices
 
 MOST_BYTES = 200_000_000
 MOST_YAML = 5_000_000
@@ -210,6 +212,32 @@ def numbered_jsonl(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; see `numbered_jsonl`."""
     return numbered_jsonl(path)[0]
+
+
+def read_csv(path: Path) -> tuple[list[dict[str, str]], list[int]]:
+    """The rows of a CSV file with a header, and the line on which each of them ends.
+
+    Raises:
+        InputError: as `read_text`, no CSV, a column twice, or a row with more or fewer fields than the header.
+    """
+    rows, lines = [], []
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+        header = list(reader.fieldnames or [])
+        if len(set(header)) < len(header):
+            raise InputError(f"{path} has a column twice, of {choices(header)}; give each its own name.")
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(
+                    f"{path} line {reader.line_num} has not as many fields as the header; quote texts with commas."
+                )
+            rows.append(dict(row))
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise InputError(
+            f"{path} is not readable CSV ({error}); quote texts that hold commas or line breaks."
+        ) from None
+    return rows, lines
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -66,11 +66,13 @@ def read_questions(path: Path) -> list[Question]:
     """
     questions = []
     for number, row in enumerate(read_jsonl(path), 1):
-        options, answer = row.get("options"), row.get("answer")
-        if set(row) - {"country"} != KEYS or not isinstance(options, list) or type(answer) is not int:
+        options: Any = row.get("options")
+        answer = row.get("answer")
+        texts = [*options, row.get("question")] if isinstance(options, list) else [None]
+        if set(row) - {"country"} != KEYS or type(answer) is not int or not all(isinstance(x, str) for x in texts):
             raise InputError(
                 f"{path} record {number} has keys {choices(row)}; expected {choices(KEYS)} and perhaps `country`, with a "
-                "list of options and the number of the right one, counted from 0."
+                "text as question, a list of texts as options and the number of the right one, counted from 0."
             )
         if not 2 <= len(set(options)) == len(options) <= len(LETTERS) or not 0 <= answer < len(options):
             raise InputError(

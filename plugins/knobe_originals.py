@@ -16,14 +16,13 @@ kept or shipped; the published texts are not part of this project.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from harness.characters import shown
-from harness.documents import numbered_jsonl
+from harness.documents import numbered_jsonl, read_csv
 from harness.errors import InputError
 from harness.topics.explain import explain
 from harness.topics.topic import Strict
@@ -99,22 +98,9 @@ def _pair(file: Path, number: int, two: list[Single], lines: list[int]) -> Pair:
 
 def _csv(file: Path) -> tuple[list[dict[str, str]], list[int]]:
     """The rows of a CSV and the line on which each of them ends."""
-    if not file.is_file():
-        raise InputError(f"There is no file {file}; {FORMAT}.")
-    rows, lines = [], []
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            header = reader.fieldnames or []
-            if sorted(header) != sorted(COLUMNS):
-                raise InputError(f"{file} has the columns {shown(list(header))}; {FORMAT}.")
-            for row in reader:
-                if None in row or None in row.values():
-                    raise InputError(f"{file} line {reader.line_num} has not as many fields as the header; {FORMAT}.")
-                rows.append(dict(row))
-                lines.append(reader.line_num)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not readable as CSV ({error}); {FORMAT}, in UTF-8.") from None
+    rows, lines = read_csv(file)
     if not rows:
         raise InputError(f"{file} holds no vignettes; {FORMAT}.")
+    if sorted(rows[0]) != sorted(COLUMNS):
+        raise InputError(f"{file} has the columns {shown(list(rows[0]))}; {FORMAT}.")
     return rows, lines

@@ -13,7 +13,6 @@ others.
 
 from __future__ import annotations
 
-import csv
 import string
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.documents import read_jsonl
+from harness.documents import read_csv, read_jsonl
 from harness.errors import InputError, choices
 from harness.wording import normalised
 
@@ -155,17 +154,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return read_jsonl(path)
     if path.suffix != ".csv":
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}; expected .jsonl or .csv with `text` and `label`.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [key for key in ("text", "label") if key not in (reader.fieldnames or [])]
-            if missing:
-                raise InputError(
-                    f"{path} has no column {choices(missing)}; its columns: {choices(reader.fieldnames or [])}."
-                )
-            return list(reader)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable CSV in UTF-8 ({error}).") from None
+    rows, _ = read_csv(path)
+    if missing := [key for key in ("text", "label") if rows and key not in rows[0]]:
+        raise InputError(f"{path} has no column {choices(missing)}; its columns: {choices(rows[0])}.")
+    return list(rows)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from harness.checksums import intact, read_object
 from harness.errors import InputError
 from harness.files import check_schema, write_json, write_tensors
 from harness.neurons import Neurons
+from harness.shapes import Located, check_shape
 from plugins.pnlac import Localization
 
 FORMAT, SCHEMA = "stance-localization-1", 1
@@ -82,6 +83,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} holds no localization.json; expected a folder `stance localize` wrote.")
     description = read_object(file)
     check_schema(file, description.get("schema", 1), SCHEMA, "localise again")
+    check_shape(description, Located, file, "Localise again")
     return description
 
 

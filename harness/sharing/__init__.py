@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,12 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from harness.errors import InputError, choices
+from harness.documents import read_object
+from harness.errors import InputError
 from harness.files import check_schema
+from harness.frames import Kind, read_frame
 from harness.report.export import SCHEMA
+from harness.shapes import ComparisonFile, check_shape
 
-KEYS = ("title", "headline", "verdict", "warnings", "measures", "runs", "stance", "shifts", "summary", "rates")
 PROMPT = ["topic", "format", "item", "variant"]
+COLUMNS: dict[str, Kind] = {**dict.fromkeys((*PROMPT, "prompt", "run", "answer"), "text"), "value": "number"}
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,11 @@ def read_folder(folder: Path) -> Shared:
         )
     if not samples.is_file():
         raise InputError(f"{folder} has no samples.parquet; an older release wrote it, so give its command once more.")
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-        frame = pd.read_parquet(samples)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{folder} cannot be read ({error}); make the comparison again.") from None
-    if isinstance(read, dict):
-        check_schema(file, read.get("schema", 1), SCHEMA, "make the comparison again")
-    absent = [key for key in KEYS if not isinstance(read, dict) or key not in read]
-    lacking = [name for name in (*PROMPT, "prompt", "run", "answer", "value") if name not in frame.columns]
-    if absent or lacking:
-        raise InputError(
-            f"{folder} is not a comparison of this release: comparison.json lacks {choices(absent)}, samples.parquet lacks "
-            f"{choices(lacking)}; make the comparison again."
-        )
-    utf8 = json.dumps(read, ensure_ascii=False).encode("utf-8", "replace")  # no lone surrogates, as in samples.parquet
-    return Shared(json.loads(utf8), frame)
+    again = "Make the comparison again"
+    read = read_object(file)
+    check_schema(file, read.get("schema", 1), SCHEMA, "make the comparison again")
+    check_shape(read, ComparisonFile, file, again)
+    return Shared(read, read_frame(samples, COLUMNS, again))
 
 
 def library(name: str) -> ModuleType:

@@ -12,15 +12,13 @@ What a file is, its keys say.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from harness.characters import LONGEST_NAME, visible
-from harness.documents import inside, read_jsonl, read_text
+from harness.documents import inside, read_csv, read_jsonl, read_text
 from harness.errors import InputError, choices
 from harness.files import write_text
 from harness.models import cache_folder
@@ -96,13 +94,11 @@ def _single(file: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
 def _records(file: Path) -> list[dict[str, Any]]:
     if file.suffix == ".jsonl":
         return read_jsonl(file)
-    text = read_text(file)
     if file.suffix == ".txt":
-        return [{"number": n, "line": line.strip()} for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if file.suffix == ".csv":
-        rows = [dict(row) for row in csv.DictReader(io.StringIO(text))]
-        if rows:
-            return rows
+        lines = enumerate(read_text(file).splitlines(), 1)
+        return [{"number": n, "line": line.strip()} for n, line in lines if line.strip()]
+    if file.suffix == ".csv" and (rows := read_csv(file)[0]):
+        return list(rows)
     raise InputError(f"{file} holds no records; expected {KINDS}.")
 
 
