@@ -364,9 +364,9 @@ def test_folders_that_cannot_be_shared(written, tmp_path):
         shutil.copy(written[1] / name, tmp_path / name)
     assert read_folder(tmp_path).headline == "pairs.nats"
     for text, words in (
-        ("{", "cannot be read"),
-        ("[]", "lacks headline"),
-        ('{"title": "x"}', "lacks headline, measures"),
+        ("{", "not readable JSON"),
+        ("[]", "holds a JSON list"),
+        ('{"title": "x"}', "`headline`: Field required; `verdict`"),
     ):
         (tmp_path / "comparison.json").write_text(text)
         with pytest.raises(InputError, match=words):

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from test_report import HOSTILE, OPTIONS, example, frames
 
-from harness.report import content, samples
+from harness.report import content, samples, write_report
 from harness.report.page import render
 from harness.report.sheet import Picture, Section, Sheet, write_sheet
 
@@ -226,6 +226,91 @@ def test_hostile_strings_stay_text_in_the_browser(visit, tmp_path):
     _field(page, "Topic").select_option(HOSTILE)
     assert HOSTILE in page.locator("#explorer .answer").first.inner_text()
     assert page.locator("img").count() == 0 and page.locator("script").count() == 2
+
+
+PAYLOADS = (
+    "<script>window.ran = 1</script>",
+    "</script><script>window.ran = 2</script>",
+    "<!--<script>window.ran = 3</script>",
+    '"><svg onload=window.ran=4><img src=https://evil.example/a.png onerror=window.ran=4>',
+    "' onmouseover='window.ran=5' autofocus onfocus='window.ran=5' x='",
+    "<base href=https://evil.example/><link rel=stylesheet href=https://evil.example/b.css>",
+    "<meta http-equiv=refresh content='0;url=https://evil.example/'><iframe src=https://evil.example/></iframe>",
+    "</style><style>@import 'https://evil.example/c.css'; * { background: url(https://evil.example/d.png) }</style>",
+    "[x](javascript:window.ran=6) ![y](https://evil.example/e.png)",
+    "{{ 7*7 }}{% include '/etc/passwd' %}${window.ran=7}&#x3c;script&#x3e;window.ran=8&#x3c;/script&#x3e;",
+    "</textarea></title></svg></math><xmp><plaintext>\u202egnp.exe\x1b[2J\x00\u2028",
+)
+
+
+def _hostile(value, number=0):
+    """The same shape with a payload in the place of every text and of every key that is one."""
+    if isinstance(value, dict):
+        return {key: _hostile(one, number + n) for n, (key, one) in enumerate(value.items())}
+    if isinstance(value, list):
+        return [_hostile(one, number + n) for n, one in enumerate(value)]
+    return f"{PAYLOADS[number % len(PAYLOADS)]} {number}" if isinstance(value, str) else value
+
+
+def _quiet(page):
+    """Nothing ran and nothing of a payload became an element, also when everything is opened, filtered and pointed at."""
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    for target in page.locator("h1, summary, th, figure, article, td").all()[:60]:
+        target.dispatch_event("mouseover")
+        target.dispatch_event("focus")
+    assert page.evaluate("window.ran === undefined && document.baseURI === location.href")
+    assert (
+        page.evaluate("document.querySelectorAll('iframe, base, xmp, plaintext, img, link:not([rel=icon])').length")
+        == 0
+    )
+    assert not {"\x1b", "\x00", "\u202e"} & set(page.content())
+
+
+def test_every_text_of_a_stranger_is_hostile_and_nothing_runs(visit, tmp_path):
+    comparison = example()
+    names = {run["label"]: f"{run['label']} {PAYLOADS[n % len(PAYLOADS)]}" for n, run in enumerate(comparison.runs)}
+    topics = {topic: f"{topic} {PAYLOADS[-1 - n]}" for n, topic in enumerate(("race", "science", "immigration"))}
+    comparison.title, comparison.on_topic = PAYLOADS[0], topics["immigration"]
+    comparison.verdict, comparison.warnings = _hostile(comparison.verdict), _hostile(["a"] * len(PAYLOADS))
+    for n, run in enumerate(comparison.runs):
+        kept = {"label": names[run["label"]], "reference": names.get(run["reference"]), "role": run["role"]}
+        run |= {key: _hostile(run[key], n) for key in ("path", "model", "engine", "versions", "command", "spec")}
+        run |= {**kept, "machine": _hostile({"system": "x"}, n), "started": PAYLOADS[n % len(PAYLOADS)]}
+    for frame in frames(comparison):
+        for column, renamed in (("run", names), ("topic", topics)):
+            if column in frame:
+                frame[column] = frame[column].replace(renamed)
+        for column in (
+            {"format", "axis", "level", "label", "judges"} & set(frame.columns) if "split_half" in frame else ()
+        ):
+            frame[column] = _hostile(list(frame[column]))
+    comparison.quality["judges"]["judges"] = _hostile(list(comparison.quality["judges"]["judges"]))
+    comparison.quality["axes"]["level"] = _hostile(list(comparison.quality["axes"]["level"]))
+    samples = comparison.samples
+    for n, column in enumerate(("prompt", "answer", "item", "variant")):
+        samples[column] = _hostile(list(samples[column]), n)
+    samples["options"] = [json.dumps(_hostile(["l", "r"], n)) for n in range(len(samples))]
+    located = comparison.localization
+    for key in ("per_layer", "rank_correlation"):
+        located[key] = {topics.get(topic, topic): found for topic, found in located[key].items()}
+    located["overlap"] = {
+        topics.get(a, a): {topics.get(b, b): v for b, v in row.items()} for a, row in located["overlap"].items()
+    }
+    page = visit(write_report(comparison, tmp_path))
+    _field(page, "Topic").select_option(index=1)
+    _field(page, "Search").fill("window.ran")
+    _quiet(page)
+    assert PAYLOADS[0] in page.locator("h1").inner_text()
+    for drawing in (tmp_path / "figures").glob("*.svg"):
+        assert visit(drawing).evaluate("window.ran === undefined")
+    section = Section(
+        "one",
+        PAYLOADS[1],
+        PAYLOADS[2],
+        pd.DataFrame({PAYLOADS[3]: [PAYLOADS[4], PAYLOADS[10]], PAYLOADS[5]: [0.5, 1.0]}),
+    )
+    about = {payload: [payload] for payload in PAYLOADS}
+    _quiet(visit(write_sheet(Sheet(PAYLOADS[6], PAYLOADS[7], PAYLOADS, (section,), about), tmp_path / "sheet")))
 
 
 def test_a_script_from_elsewhere_does_not_run(browser, report, tmp_path):

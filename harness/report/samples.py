@@ -183,7 +183,8 @@ def packed(samples: Samples, budget: int = BUDGET) -> tuple[Markup, int]:
             values,
         ]
         rows.append(_json([*row, [None if a is None else texts.setdefault(a.text, len(texts)) for a in answers]]))
-    head = {"runs": samples.runs, "names": list(names), "texts": list(texts)}
+    runs = [{key: visible(text) for key, text in run.items()} for run in samples.runs]
+    head = {"runs": runs, "names": [visible(name) for name in names], "texts": list(texts)}
     return Markup(f'{_json(head)[:-1]},"prompts":[{",".join(rows)}]}}'), len(rows)
 
 
