@@ -20,7 +20,7 @@ from harness.errors import MOST, InputError, ProofError
 from harness.experiment_file import opened
 from harness.finetune import read_pairs
 from harness.measure import Asked, measure
-from harness.runs import open_run, save_measurement
+from harness.runs import SAMPLES, open_run, save_measurement
 from harness.topics.new import new_topic
 
 ODD = "Why {{ 7*7 }} {% for x in y %} {{ cycler.__init__.__globals__ }} ${HOME} %s {0} [red]x[/red]?"
@@ -58,19 +58,7 @@ def test_labels_that_hide_text_are_refused_given_or_found(tmp_path: Path, label:
     for name, said in (("base", "base"), ("odd", label)):
         run = open_run(tmp_path / name, "measure", {"label": said})
         columns = {"control": [False], "values": ["{}"], "labels": ["{}"], "axes": ["{}"], "options": ["[]"]}
-        texts = [
-            "task",
-            "topic",
-            "format",
-            "item",
-            "variant",
-            "side",
-            "sub_issue",
-            "question",
-            "prompt",
-            "prompt_hash",
-            "answer",
-        ]
+        texts = [name for name, kind in SAMPLES.items() if kind == "text"]
         save_measurement(run, {}, pd.DataFrame({**{text: ["x"] for text in texts}, **columns}))
     with pytest.raises(InputError, match=r"odd/manifest\.json.*`spec\.label`"):
         load_runs([tmp_path / "base", tmp_path / "odd"])
