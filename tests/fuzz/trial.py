@@ -61,6 +61,8 @@ class Campaign:
         signal.alarm(STUCK)
         try:
             outcome, said = self._read(folder)
+        except TooSlow:  # the signal came as reading ended
+            outcome, said = "finding", "stopped: too slow"
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
