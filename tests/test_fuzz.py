@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).parent / "fuzz" / "run.py"
-INPUTS = 120  # per format
+INPUTS = 100  # per format
 
 
 @pytest.mark.timeout(900)

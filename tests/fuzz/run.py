@@ -89,9 +89,18 @@ def _child(name: str, way: str, inputs: int, out: Path, seed: int) -> dict[str, 
     result.unlink(missing_ok=True)
     command = [sys.executable, str(HERE), "--child", way, "--format", name, "--inputs", str(inputs), "--out", str(out)]
     settled = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0"}
-    done = subprocess.run(
-        [*command, "--seed", str(seed)], capture_output=True, text=True, env={**os.environ, **settled}, check=False
-    )
+    try:
+        done = subprocess.run(
+            [*command, "--seed", str(seed)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **settled},
+            timeout=600 + inputs,
+            check=False,
+        )
+        ended = f"status {done.returncode}: {done.stderr[-1500:]}"
+    except subprocess.TimeoutExpired as error:
+        ended = f"it did not end in {error.timeout:.0f} s"
     if result.is_file():
         found = json.loads(result.read_text(encoding="utf-8"))
         result.unlink()
@@ -102,7 +111,7 @@ def _child(name: str, way: str, inputs: int, out: Path, seed: int) -> dict[str, 
         "way": way,
         **none,
         "findings": [],
-        "died": f"status {done.returncode}: {done.stderr[-1500:]}",
+        "died": ended,
     }
 
 
