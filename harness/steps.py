@@ -71,23 +71,31 @@ def measure_step(
         tokenizer = load_tokenizer(folder)
         chatting = uses_chat(tokenizer, chat)
         identity = digest([variant.spec(), engine, vars(settings), asked.order_seed, package_versions()])
+        proof = digest(["effect", identity])
         with ExitStack() as stack:
+            store = stack.enter_context(closing(AnswerStore()))
 
             def serve() -> engines.Engine:
                 serving = stack.enter_context(leased(engine, folder, settings))
                 if beside:
                     stack.callback(serving.adapt, None)
-                    serving.adapt(str(variant.adapter))
+                    run.notes["effect"] = {"adapter": {"largest_change": serving.adapt(str(variant.adapter))}}
                 if variant.neurons and variant.op:
                     stack.callback(serving.intervene, None, ZERO)
                     effect = serving.intervene(Neurons.load(variant.neurons), variant.op)
                     run.notes["effect"] = {"largest_change": effect}
+                if "effect" in run.notes:
+                    store.put_many({proof: json.dumps(run.notes["effect"])})
                 return serving
 
-            store = stack.enter_context(closing(AnswerStore()))
             longest = engines.longest(folder, settings)
             cached = CachedEngine(serve, store, identity, engine, tokenizer, longest)
             answered = measure(cached, replace(asked, chat=chatting))
+            if (beside or variant.op) and "effect" not in run.notes:  # every answer was in the cache
+                if known := store.get_many([proof]):
+                    run.notes["effect"] = json.loads(known[proof])
+                else:
+                    serve()
         if (merging := None if beside else variant.effect()) is not None:
             run.notes["effect"] = {**run.notes.get("effect", {}), "adapter": merging}
         run.notes["chat_template"] = template_effect(tokenizer) if chatting else None

@@ -48,7 +48,7 @@ class Effect:
 
 
 def by_item(samples: pd.DataFrame) -> pd.DataFrame:
-    """A measurement's samples -> one row per (task, item) with `acc` and `probability`.
+    """A measurement's samples -> one row per (task, item, prompt) with `acc` and `probability`.
 
     Raises:
         InputError: samples of tasks that have no such metrics.
@@ -56,7 +56,8 @@ def by_item(samples: pd.DataFrame) -> pd.DataFrame:
     values = pd.DataFrame([json.loads(text) for text in samples["values"]])
     if missing := [metric for metric in METRICS if metric not in values or values[metric].isna().any()]:
         raise InputError(f"The samples have no {missing[0]}; expected those of the culture tasks.")
-    index = pd.MultiIndex.from_arrays([samples["task"], samples["item"]], names=("task", "item"))
+    keys = ("task", "item", "prompt_hash")  # measurements of other prompts have another index, and are not paired
+    index = pd.MultiIndex.from_arrays([samples[key] for key in keys], names=keys)
     return values[list(METRICS)].set_index(index).sort_index()
 
 
@@ -94,7 +95,9 @@ def effect(
     before = base[metric]
     frames = [frame[metric] for frame in (again, condition, *controls)]
     if any(not frame.index.equals(before.index) for frame in frames):
-        raise InputError("The measurements are of different items; measure all of them with the same tasks and limit.")
+        raise InputError(
+            "The measurements are of different items or prompts; measure all with the same tasks and limit."
+        )
     repeated, after, *others = frames
     against = sum(others) / len(others) if others else before
     return Effect(

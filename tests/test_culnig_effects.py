@@ -84,13 +84,16 @@ def test_groups():
 
 
 def test_samples_become_rows_and_others_are_refused():
-    samples = pd.DataFrame({"task": ["culture_usa"] * 2, "item": ["b", "a"]})
+    samples = pd.DataFrame({"task": ["culture_usa"] * 2, "item": ["b", "a"], "prompt_hash": ["2", "1"]})
     samples["values"] = [json.dumps({"acc": 1.0, "probability": 0.7}), json.dumps({"acc": 0.0, "probability": 0.2})]
     rows = by_item(samples)
     assert rows["probability"].tolist() == [0.2, 0.7] and rows.index.tolist() == [
-        ("culture_usa", "a"),
-        ("culture_usa", "b"),
+        ("culture_usa", "a", "1"),
+        ("culture_usa", "b", "2"),
     ]
+    other = by_item(samples.assign(prompt_hash=["2", "3"]))
+    with pytest.raises(InputError, match="different items or prompts"):
+        effect("probability", rows, rows, other, [])
     samples["values"] = [json.dumps({"acc": 1.0}), json.dumps({"acc": 0.0})]
     with pytest.raises(InputError, match="no probability"):
         by_item(samples)

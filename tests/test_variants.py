@@ -190,6 +190,7 @@ class WithAdapters:
     def adapt(self, adapter):
         self.told.append(adapter)
         self.inner.swap(materialise(self.folder, Path(adapter)) if adapter else self.folder)
+        return 0.5
 
 
 def test_an_adapter_beside_the_base_is_measured_on_the_base(tmp_path, monkeypatch):
@@ -213,3 +214,22 @@ def test_an_adapter_beside_the_base_is_measured_on_the_base(tmp_path, monkeypatc
     results = [json.loads((run.path / "results.json").read_text())["results"] for run in (merged, beside, base)]
     assert results[0] == results[1] != results[2]
     assert beside.spec["adapters"] == "request" and "adapters" not in merged.spec
+    assert beside.manifest["effect"] == {"adapter": {"largest_change": 0.5}}
+    assert merged.manifest["effect"]["adapter"]["changed_weights"] > 0 and "effect" not in base.manifest
+
+
+def test_answers_from_the_cache_come_with_the_effect_they_were_given_under(tmp_path):
+    """The op changed something when the answers were made; a run that only reads them states it too."""
+    long = t.save(t.build("llama", max_position_embeddings=1024), tmp_path / "base")
+    neurons = t.some_neurons(load_model(long), "mlp_act", made_in=weights_hash(long))
+    neurons.save(tmp_path / "some.safetensors")
+    variant = Variant(long, neurons=tmp_path / "some.safetensors", op=Op.parse("zero"))
+    asked, settings = Asked(("political_stance_race_pairs",), limit=2), Settings(dtype="float32")
+    first, second = (
+        measure_step(tmp_path / name, variant, asked, engine="torch", settings=settings) for name in ("first", "second")
+    )
+    assert first.manifest["requests"]["asked"] and second.manifest["requests"] == {
+        "asked": 0,
+        "from_cache": first.manifest["requests"]["asked"],
+    }
+    assert second.manifest["effect"] == first.manifest["effect"] and first.manifest["effect"]["largest_change"] > 0

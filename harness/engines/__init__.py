@@ -129,8 +129,11 @@ class Serving(Engine, Protocol):
         """
         ...
 
-    def adapt(self, adapter: str | None) -> None:
+    def adapt(self, adapter: str | None) -> float:
         """Answer with a LoRA adapter (its folder) beside the served weights from now on; None ends it.
+
+        Returns:
+            the largest change of a log-probability on a probe prompt.
 
         Raises:
             InputError: an engine that was not started with `adapters="request"`.

@@ -236,9 +236,10 @@ class TorchEngine:
         self.tokenizer = load_tokenizer(folder)
         self._check_head()
 
-    def adapt(self, adapter: str | None) -> None:
+    def adapt(self, adapter: str | None) -> float:
         if adapter is not None:
             raise InputError("The Torch engine serves adapters merged; adapters=request needs vLLM.")
+        return 0.0
 
     def close(self) -> None:
         self._intervention.close()

@@ -157,8 +157,11 @@ class VLLMEngine:
         self.folder, self._weights = folder, weights_hash(folder)
         self.tokenizer = load_tokenizer(folder)
 
-    def adapt(self, adapter: str | None) -> None:
+    def adapt(self, adapter: str | None) -> float:
         """Answer with a LoRA adapter beside the base from now on, in place of the one before; None ends it.
+
+        Returns:
+            the largest change of a log-probability on the probe prompt.
 
         Raises:
             InputError: an engine that was not started for it, or an adapter that cannot be computed beside a base.
@@ -166,7 +169,7 @@ class VLLMEngine:
         """
         if adapter is None:
             self._adapter = None
-            return
+            return 0.0
         if not self._beside:
             raise InputError("This engine serves adapters merged; start it with adapters=request.")
         check_beside(Path(adapter))
@@ -174,12 +177,15 @@ class VLLMEngine:
 
         probe = _probe(len(self.tokenizer), self.max_length)
         self._adapter = None
-        before = choice_scores(self._run, probe)
+        ((before, _),) = choice_scores(self._run, probe)
         self._adapters += 1
         self._adapter = LoRARequest(f"adapter-{self._adapters}", self._adapters, adapter)
-        if choice_scores(self._run, probe) == before:
+        ((after, _),) = choice_scores(self._run, probe)
+        changed = max((abs(new - old) for new, old in zip(after, before, strict=True) if new != old), default=0.0)
+        if not changed:
             self._adapter = None
             raise ProofError(f"Adapter {adapter} changed nothing on a probe prompt.")
+        return changed
 
     def close(self) -> None:
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
