@@ -123,7 +123,8 @@ class Located(Loose):
     """localization.json."""
 
     site: str
-    tokens: str
+    token_kind: str
+    tokens: dict[str, Count]
     top: Annotated[float, Field(ge=0, le=100)]
     normalized: bool
     general: Count

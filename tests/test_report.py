@@ -198,8 +198,9 @@ def _localization(rng):
     pairs = {frozenset((a, b)): float(rng.uniform(0.4, 0.95)) for a in TOPICS for b in TOPICS}
     return {
         "site": "mlp_act",
-        "top": 0.3,
-        "tokens": "prompt",
+        "top": 30.0,
+        "token_kind": "prompt",
+        "tokens": dict.fromkeys(TOPICS, 400),
         "normalized": False,
         "general": sum(general),
         "selected": 13824,

@@ -146,11 +146,10 @@ def _layers(found: dict[str, Any]) -> dict[str, Any]:
         tables.Row(content.topic_name(topic), (tables.Cell(tables.number(value)),))
         for topic, value in found["rank_correlation"].items()
     ]
-    top, halves = found["top"], found.get("stability")
+    halves = found.get("stability")
     return {
         "finding": findings.layer_finding(found),
-        "about": f"site {found['site']}, {found.get('token_kind', found['tokens'])} tokens, "
-        + (f"top {tables.number(top, 'percent')}" if top <= 1 else f"top {top:g}%")
+        "about": f"site {found['site']}, {found['token_kind']} tokens, top {found['top']:g}%"
         + (", normalized by the base model's spread" if found["normalized"] else ", not normalized")
         + f"; n = {found['selected']:,} neurons selected per topic"
         + (f"; Jaccard of two halves of the prompts {tables.number(halves, 'plain')}" if halves is not None else ""),

@@ -488,8 +488,8 @@ def _comparison(folder: Path) -> None:
 LOCATED = {
     "schema": 1, "per_layer": {"general": [1, 2], "race": [0, 1]}, "rank_correlation": {"race": 0.5},
     "overlap": {"race": {"race": 1.0}},
-    "site": "mlp_act", "tokens": "prompt", "top": 0.3, "normalized": False, "general": 3, "selected": 9, "general_share": 0.9,
-    "stability": 0.8, "layers": 2, "width": 6,
+    "site": "mlp_act", "token_kind": "prompt", "tokens": {"race": 40}, "top": 30.0, "normalized": False,
+    "general": 3, "selected": 9, "general_share": 0.9, "stability": 0.8, "layers": 2, "width": 6,
 }  # fmt: skip
 
 
