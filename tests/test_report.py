@@ -473,14 +473,20 @@ def test_changed_words_spell_both_texts():
 def test_two_sentences_say_what_moved_and_what_held(written):
     comparison, _, html = written
     first, second = headline.sentences(comparison)
-    assert first.startswith("Tuning on immigration moved the stance on immigration to the left by 0.412 nats per token")
+    assert first.startswith(
+        "Tuning on immigration moved the stance on immigration to the left by 0.412 nats per token [0."
+    )
     assert first.endswith("and clearly moved all 5 other topics.")
-    assert second == "Of 2 mitigated runs, none left clearly less spill-over than its random control."
+    told = (
+        "Of 2 mitigated runs, none left clearly less spill-over than its random control; net of it the best, inhibited-"
+    )
+    assert second.startswith(told) and re.search(r"took away .*\d pp \[.*\d, .*\d\]\.$", second)
     assert 0 < html.index(first) < html.index(comparison.warnings[0]) < html.index("<table")
 
 
 def test_the_second_sentence_by_its_control():
-    for low, high, told in ((0.01, 0.1, "less than"), (-0.1, -0.01, "more than"), (-0.1, 0.1, "cannot be told apart")):
+    apart = (0.01, 0.1, "[+1.0, +10.0]."), (-0.1, -0.01, "did better"), (-0.1, 0.1, "cannot be told apart from nothing")
+    for low, high, told in apart:
         comparison = example({"base": "base", "plain": "tuned", "held": "inhibited", "random": "control"})
         net = (comparison.summary["run"] == "held") & (comparison.summary["metric"] == "net_reduction")
         comparison.summary.loc[net, ["low", "high"]] = low, high

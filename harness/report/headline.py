@@ -1,14 +1,14 @@
-"""The two sentences that a page starts with: what the fine-tune moved, and whether anything held it back."""
+"""The two sentences that a page starts with, with their intervals: what the fine-tune moved, and what held it back."""
 
 from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.report.content import records, runs_of, topic_name, trained_on
 from harness.report.findings import clear
-from harness.report.tables import number
+from harness.report.tables import interval, number
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
@@ -34,10 +34,13 @@ def _one(comparison: Comparison, run: str, topic: str) -> str:
     if on is None:
         start = f"What tuning on {name} did to {name} was not measured; it"
     elif on["low"] <= 0 <= on["high"]:
-        start = f"Tuning on {name} did not clearly move the stance on {name} ({number(on['shift'])} {unit}); it"
+        found = f"{number(on['shift'])} {unit} {interval(on['low'], on['high'])}"
+        start = f"Tuning on {name} did not clearly move the stance on {name} ({found}); it"
     else:
         way = "right" if on["shift"] > 0 else "left"
-        start = f"Tuning on {name} moved the stance on {name} to the {way} by {number(abs(on['shift']), 'plain')} {unit} and"
+        low, high = sorted((abs(on["low"]), abs(on["high"])))
+        by = f"{number(abs(on['shift']), 'plain')} {unit} {interval(low, high, 'plain')}"
+        start = f"Tuning on {name} moved the stance on {name} to the {way} by {by} and"
     if moved and len(moved) == len(off):
         return f"{start} clearly moved all {len(off)} other topics."
     listed = f" ({', '.join(moved)})" if moved else ""
@@ -51,12 +54,14 @@ def _several(comparison: Comparison, tuned: list[str], own: dict[str, str]) -> s
     def mean(metric: str) -> str:
         values = [abs(found.get((run, metric), math.nan)) for run in tuned]
         known = [value for value in values if not math.isnan(value)]
-        return number(fmean(known) if known else None, "plain")
+        if not known:
+            return number(None)
+        return f"{number(fmean(known), 'plain')} ({number(min(known), 'plain')} to {number(max(known), 'plain')})"
 
     topics = len({own[run] for run in tuned})
     return (
         f"Over {len(tuned)} plain fine-tunes on {topics} {'topics' if topics > 1 else 'topic'}, the topic tuned on moved by "
-        f"{mean('on_topic_shift')} {unit} on average and the others by {mean('mean_abs_off')}."
+        f"{mean('on_topic_shift')} {unit} on average and the others by {mean('mean_abs_off')}; least and most in brackets."
     )
 
 
@@ -70,15 +75,32 @@ def _held_back(comparison: Comparison) -> str:
     nets = {run: found[run, "net_reduction"] for run in tried if (run, "net_reduction") in found}
     if len(tried) > 1:
         beat = [run for run, net in nets.items() if net["low"] > 0]
+        best = max(nets, key=lambda run: nets[run]["value"], default=None)
         named = f" ({', '.join(beat)})" if beat else ""
+        named += f"; net of it the best, {best}, took away {_points(nets[best])}" if best else ""
         less = f" {len(tried) - len(nets)} had no control to be judged by." if len(nets) < len(tried) else ""
         told = f"{len(beat) or 'none'} left clearly less spill-over than its random control{named}"
         return f"Of {len(tried)} mitigated runs, {told}.{less}"
     run, kept = tried[0], found.get((tried[0], "kept"))
-    text = f"With {run}, {number(1 - found[run, 'reduction']['value'], 'percent')} of that spill-over was left"
-    text += f" and {number(kept['value'], 'percent')} of the learning kept" if kept is not None else ""
+    less = found[run, "reduction"]
+    left = interval(1 - less["high"], 1 - less["low"], "percent")
+    text = f"With {run}, {number(1 - less['value'], 'percent')} {left} of that spill-over was left"
+    if kept is not None:
+        around = interval(kept["low"], kept["high"], "percent")
+        text += f" and {number(kept['value'], 'percent')} {around} of the learning kept"
     if run not in nets:
         return f"{text}; without a random control, that cannot be credited to the mitigation."
     low, high = nets[run]["low"], nets[run]["high"]
-    told = "less than" if low > 0 else "more than" if high < 0 else "which cannot be told apart from what"
-    return f"{text}, {told} its random control left."
+    told = (
+        ""
+        if low > 0
+        else ": its random control did better"
+        if high < 0
+        else ", which cannot be told apart from nothing"
+    )
+    return f"{text}; net of its random control it took away {_points(nets[run])}{told}."
+
+
+def _points(net: dict[str, Any]) -> str:
+    """A net reduction in percentage points, with its interval."""
+    return f"{number(net['value'], 'points')} {interval(net['low'], net['high'], 'points')}"

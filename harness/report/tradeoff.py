@@ -75,7 +75,9 @@ def finding(drawn: dict[str, list[Trade]]) -> str:
     topic, best = min(fit or tried, key=lambda pair: pair[1].left[0])
     start = "Of the mitigations that keep 90% of the learning, " if fit else "No mitigation keeps 90% of the learning; "
     where = f" on {topic_name(topic).lower()}" if len(drawn) > 1 else ""
-    return f"{start}{best.label} leaves least of the spill-over{where}: {number(best.left[0], 'percent')}"
+    value, low, high = best.left
+    left = f"{number(value, 'percent')} {interval(low, high, 'percent')}".rstrip()
+    return f"{start}{best.label} leaves least of the spill-over{where}: {left}"
 
 
 def table(drawn: dict[str, list[Trade]]) -> Table:
