@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 
+from harness.characters import one_line
 from harness.checksums import intact
 from harness.documents import read_object
 from harness.errors import InputError, ProofError, choices
@@ -134,7 +135,7 @@ def merged(model: Any, adapter: Path) -> tuple[Any, dict[str, float]]:
             stored = {key for key in file.keys() if ".lora_" in key}  # noqa: SIM118
         wrapped = PeftModel.from_pretrained(model.float(), str(adapter))
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error))[:200]
         raise InputError(
             f"Adapter {adapter} does not fit this model ({reason}); give the model it was made for."
         ) from None

@@ -114,6 +114,7 @@ def tune(
     allow_measured: bool = False,
     seed: int = 0,
     processes: int = 1,
+    sharded: bool = False,
 ) -> FineTune:
     """Fine-tune on prompt and completion pairs, with neurons held or not, as `stance tune` does.
 
@@ -173,6 +174,7 @@ def tune(
             allow_measured,
             anchored=anchored,
             processes=processes,
+            sharded=sharded,
         )
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from harness.characters import one_line
 from harness.errors import InputError, ProofError
 
 PROBES = ("Which of the two should be first?", "Where does the other road lead?")
@@ -27,7 +28,7 @@ def template_effect(tokenizer: Any) -> dict[str, Any]:
             for probe in PROBES
         ]
     except Exception as error:  # Jinja's errors and whatever a template's own expressions raise
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error))[:200]
         raise InputError(
             f"The model's chat template cannot be carried out ({type(error).__name__}: {reason}); use --chat-template off, "
             "or mend it in the model's folder."

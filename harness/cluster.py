@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from harness import __version__
+from harness.characters import one_line
 from harness.checksums import MANIFEST
 from harness.cluster_node import Ground, Made, Node, Read, carry_out, clean, look, packed, size_of, unpack
 from harness.costs import ModelCost
@@ -60,7 +61,7 @@ class RayExecutor:
         try:
             self._ray.init(address=self._address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(str(error))[:200]
             raise InputError(
                 f"There is no Ray cluster at {self._address} ({reason}). Start one with `ray start --head` and give the "
                 "address it prints, or leave the address out."
@@ -124,7 +125,7 @@ class RayExecutor:
         try:
             return self._ray.get(asked)
         except (self._ray.exceptions.RaySystemError, ModuleNotFoundError) as error:
-            reason = " ".join(str(error).split())[-200:]
+            reason = one_line(str(error))[-200:]
             raise InputError(
                 f"A node of the cluster cannot run stance-harness ({reason}); install the same release on every node."
             ) from None
@@ -248,7 +249,7 @@ class _Run:
             self._fail(step, error.as_instanceof_cause())
             return False
         except self._ray.exceptions.RayError as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(str(error))[:300]
             lost = InputError(
                 f"Step {step.name} was lost with its process or its node time after time ({reason}). Most often a node has "
                 "too little memory: look at `ray status` and the node's logs, then give the same command again."

@@ -54,13 +54,17 @@ class MeasureSettings(Strict):
 
 
 class TrainSettings(Strict):
-    """Which topics are tuned on, one at a time, to which side, and in how many processes (a GPU each)."""
+    """Which topics are tuned on, one at a time, to which side, and in how many processes (a GPU each).
+
+    `sharded`: the processes share the weights out too (FSDP).
+    """
 
     topics: list[str] = Field(min_length=1)
     side: Literal["left", "right"] = "right"
     recipe: Recipe = Recipe.model_validate({})
     seed: int = 0
     processes: int = Field(1, ge=1)
+    sharded: bool = False
 
 
 class LocalizeSettings(Strict):

@@ -4,6 +4,9 @@ Each process takes its share of every batch, and gradients are averaged over all
 accelerate; torch's launcher starts the processes, as `accelerate launch` does). Held entries' gradients are zero in every
 process, so their average is; after every step each process writes them back, and the first one proves them on what it saved.
 
+Sharded (FSDP), a process has its rows of every weight, gradient and moment, so that a model larger than one GPU's memory can
+be trained; held entries are written back by the process that has them. What was saved is proven on the CPU.
+
 Figures are those of one process up to the order in which floats are added, where the examples divide into whole batches;
 otherwise accelerate fills the last batch of an epoch up with examples of its beginning. LoRA's dropout draws otherwise.
 """
@@ -25,35 +28,37 @@ from harness.runs import Run
 TAIL = 1500  # characters of what a broken process said
 
 
-def check_processes(recipe: Recipe, processes: int, anchored: bool) -> None:
+def check_processes(recipe: Recipe, processes: int, sharded: bool, anchored: bool) -> None:
     """Refuse what several processes cannot do.
 
     Raises:
-        InputError: a batch that does not divide, an anchor, or fewer GPUs.
+        InputError: a batch that does not divide, an anchor, fewer GPUs, or weights to be shared out in one process.
     """
     import torch
 
+    if sharded and processes == 1:
+        raise InputError("sharded shares the weights out among processes; give 2 or more of them (processes).")
     if recipe.batch_size % processes:
         raise InputError(
             f"batch_size is {recipe.batch_size} and processes {processes}; every process takes the same share of a batch, so "
             "give a multiple."
         )
-    if anchored:
+    if anchored and processes > 1:
         raise InputError("A fine-tune with an anchor is trained in one process; leave `processes` out.")
     if torch.cuda.is_available() and torch.cuda.device_count() < processes:
         raise InputError(f"processes is {processes}; this machine has {torch.cuda.device_count()} GPUs, one for each.")
 
 
-def tune_in(processes: int, run: Run, *given: Any) -> None:
+def tune_in(processes: int, sharded: bool, run: Run, *given: Any) -> None:
     """`finetune.tune` in so many processes; `given` are its arguments behind the run.
 
     Raises:
         InputError, ProofError: as `finetune.tune`, which the first process says.
         RuntimeError: a process broke off otherwise.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:  # nobody else's: the pickles in it are of this process's making
         job = Path(scratch) / "job"
-        job.write_bytes(pickle.dumps((str(run.path), run.kind, run.spec, given)))
+        job.write_bytes(pickle.dumps((str(run.path), run.kind, run.spec, sharded, given)))
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [sys.executable, *launch, "-m", "harness.distributed", str(job)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
@@ -80,11 +85,11 @@ def main() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     job = Path(sys.argv[1])
-    path, kind, spec, given = pickle.loads(job.read_bytes())
+    path, kind, spec, sharded, given = pickle.loads(job.read_bytes())
     run = Run(Path(path), kind, spec)
     result: Any = run.notes
     try:
-        tune(run, *given, processes=int(os.environ["WORLD_SIZE"]))
+        tune(run, *given, processes=int(os.environ["WORLD_SIZE"]), sharded=sharded)
     except (InputError, ProofError) as error:
         result = error
     if rank == 0:
@@ -96,4 +101,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    record(main)()  # the launcher's last words are then of what broke

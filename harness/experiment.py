@@ -27,8 +27,8 @@ from harness.neurons import Neurons
 from harness.runs import Run
 from harness.sites import check_mlp_site
 from harness.topics import Topic, find_topics
-from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
+from harness.work import measuring, tuning
 
 NOISE_SEED = 1
 
@@ -63,13 +63,9 @@ class Study(Numbered):
         self, label: str, role: str, tuned: Step | None = None, asked: Asked | None = None, **about: Any
     ) -> None:
         """One measurement of the base or of a fine-tune of it, under the experiment's settings."""
-        m, model, wanted, settings = self.config.measure, self.config.model, asked or self.asked, self.settings
+        m = self.config.measure
         said = {"label": label, "role": role, "reference": None if role == "base" else "base", **about}
-
-        def work(out: Path, *made: Path) -> Run:
-            variant = tuned_variant(model, *made) if made else Variant(model)
-            return steps.measure_step(out, variant, wanted, m.chat_template, m.engine, settings, said)
-
+        work = measuring(self.config.model, asked or self.asked, m.chat_template, m.engine, self.settings, said)
         after = [] if tuned is None else [tuned]
         self.measured.append(self.step(f"measure-{label}", work, *after, needs=Needs(m.tensor_parallel)))
 
@@ -145,28 +141,17 @@ def _one_topic(study: Study, topic: str) -> None:
 
 
 def _tune(study: Study, name: str, topic: str, located: Step | None = None, held: Holding | None = None) -> Step:
-    train, model, folders = study.config.train, study.config.model, study.config.measure.topics_dir
+    train = study.config.train
     plain = Training(topic_pairs(study.topics[topic].split("train"), train.side), train.recipe)
     said = {"on_topic": topic, "side": train.side, **({} if held is None else held.about)}
 
-    def work(out: Path, *made: Path) -> Run:
-        training = plain if held is None else held.on(plain, train.seed, *made)
-        measured = measured_questions(folders)
-        return steps.tune_step(
-            out,
-            model,
-            training.pairs,
-            training.recipe,
-            train.seed,
-            training.hold,
-            measured,
-            about=said,
-            processes=train.processes,
-        )
+    def trained(*made: Path) -> Training:
+        return plain if held is None else held.on(plain, train.seed, *made)
 
-    return study.step(
-        name, work, *([] if located is None else [located]), needs=Needs.training(train.recipe, train.processes)
-    )
+    folders, shared = study.config.measure.topics_dir, (train.processes, train.sharded)
+    work = tuning(study.config.model, trained, train.seed, folders, said, *shared)
+    after = [] if located is None else [located]
+    return study.step(name, work, *after, needs=Needs.training(train.recipe, *shared))
 
 
 def _patch(study: Study, topic: str, tuned: Step, located: Step) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from harness.adapters import merged
 from harness.anchor import Anchor, Anchored, trainer_with
 from harness.checksums import intact, write_manifest
 from harness.documents import read_jsonl
@@ -74,12 +75,14 @@ def tune(
     hold: Neurons | None,
     anchored: Anchored | HeldMargins | None = None,
     processes: int = 1,
+    sharded: bool = False,
 ) -> None:
     """Train from `folder` and save an adapter (LoRA) or a whole model (full) in the run's folder, in the base's dtype.
 
     An interrupted run with checkpoints goes on from its last epoch, to the same weights; one with an anchor, whose place
     among its prompts no checkpoint keeps, starts again, as does one in several processes. The manifest is left to the caller.
     `processes`: that take a share of every batch, this one among them (harness/distributed.py); the first saves and proves.
+    `sharded`: each has its rows of the weights alone, and the proof is of the files that were saved, read on the CPU.
 
     Raises:
         InputError: a training example longer than the recipe's max_length (nothing is truncated), too little memory, or a
@@ -92,7 +95,7 @@ def tune(
     logging.getLogger("trl").setLevel(logging.ERROR)
     set_seed(seed)
     tokenizer = load_tokenizer(folder)
-    base = load_model(folder, torch.float32, device())
+    base = load_model(folder, torch.float32, device(), shards=processes if sharded else 1)
     saved_dtype = _stored_dtype(folder)
     data = _dataset(pairs, tokenizer, recipe)
     keeper = Hold(base, hold) if hold is not None else None
@@ -143,26 +146,38 @@ def tune(
         trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints))
     if keeper:
         keeper.detach()
-    if not first:
-        return
     if anchor:
         run.notes["anchor"] = anchor.prove(trainer.model)
-    trained: Any = trainer.model
     run.notes["loss"] = [round(row["loss"], 4) for row in trainer.state.log_history if "loss" in row]
     run.notes["steps"] = trainer.state.global_step
     with writable(run.path):
-        if recipe.mode == "lora":
-            trained.save_pretrained(run.path)
-            trained = trained.merge_and_unload()
-        trained.to(saved_dtype)
-        if recipe.mode == "full":
-            trained.save_pretrained(run.path)
+        trained = _saved(run.path, trainer.model, folder, recipe.mode, saved_dtype, first, sharded)
+        if not first:
+            return
         tokenizer.save_pretrained(run.path)
-    fresh = load_model(folder, saved_dtype, device())
+    fresh = load_model(folder, saved_dtype, "cpu" if sharded else device())
     run.notes["moved"] = moved_weights(fresh, trained)
     if hold is not None:
         run.notes["hold"] = {"neurons": len(hold), "site": hold.site, **prove_held(fresh, trained, hold)}
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _saved(path: Path, model: Any, folder: str, mode: str, dtype: torch.dtype, first: bool, sharded: bool) -> Any:
+    """Write the adapter or the model; the trained model as it will be served, its adapter merged.
+
+    Shards are collected in all processes, and the first reads what it wrote: no process has the whole model.
+    """
+    if mode == "lora":
+        if first:  # peft would collect the base's weights too
+            own = {name: value for name, value in model.state_dict().items() if ".lora_" in name}
+            model.save_pretrained(path, state_dict=own)
+        if not sharded:
+            return model.merge_and_unload().to(dtype)
+        return merged(load_model(folder, dtype), path)[0] if first else None
+    model.to(dtype)
+    if first or sharded:
+        model.save_pretrained(path)
+    return load_model(str(path), dtype) if first and sharded else model
 
 
 def _anchor(

@@ -31,9 +31,10 @@ class Needs:
     weights: float = 4.0
 
     @classmethod
-    def training(cls, recipe: Recipe, processes: int = 1) -> Needs:
+    def training(cls, recipe: Recipe, processes: int = 1, sharded: bool = False) -> Needs:
         """Weights, gradients and AdamW's two moments in float32 (LoRA: weights alone), and the base that proves it."""
-        return cls(processes, (4.0 if recipe.mode == "lora" else 16.0) * processes + 4.0)
+        copies = 1 if sharded else processes
+        return cls(processes, (4.0 if recipe.mode == "lora" else 16.0) * copies + 4.0)
 
 
 ONE, TWO = Needs(), Needs(weights=8.0)  # so many models in float32

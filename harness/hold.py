@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 
 from harness.errors import InputError, ProofError
 from harness.neurons import Neurons
+from harness.shards import own_part, own_rows
 from harness.sites import MLP, Projection, check_mlp_site, mlps
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Hold(TrainerCallback):
 
     def __init__(self, model: PreTrainedModel, neurons: Neurons) -> None:
         self.neurons = neurons
-        self._base = [_values(e) for e in held_entries(model, neurons)]
+        self._base = [_Values.of(entries) for entries in held_entries(model, neurons)]
         self._held: list[_Held] = []
         self._hooks: list[Any] = []
 
@@ -100,7 +101,7 @@ class Hold(TrainerCallback):
             stored, bias = _stored(held.projection), held.projection.bias
             if id(stored) in parameters:
                 self._hooks.append(stored.register_post_accumulate_grad_hook(held.zero_gradient))
-                if bias is not None and bias.requires_grad and len(held.rows):
+                if bias is not None and bias.requires_grad and len(held.outputs):
                     self._hooks.append(bias.register_post_accumulate_grad_hook(held.zero_bias_gradient))
                 acting = True
             acting = acting or bool(_lora(held.projection))
@@ -122,59 +123,80 @@ class Hold(TrainerCallback):
         self._hooks.clear()
 
 
+class _Indices(NamedTuple):
+    """Held rows and columns of a projection's stored weight, and held entries of its bias.
+
+    Of sharded weights (FSDP) a process has some rows; these are the indices within them.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, entries: HeldEntries) -> _Indices:
+        projection, outputs, inputs = entries.projection, entries.rows, entries.columns
+        rows, columns = (inputs, outputs) if projection.transposed else (outputs, inputs)
+        stored, bias = _stored(projection), projection.bias
+        every = columns.nonzero()[:, 0].to(stored.device)
+        return cls(own_rows(stored, rows), every, every[:0] if bias is None else own_rows(bias, outputs))
+
+
 class _Values(NamedTuple):
-    """The base's held entries of one projection: rows [r, i], columns [o, c], biases [r] or None."""
+    """The base's held entries of one projection, as far as this process has them: [r, *], [*, c] and [o] or None."""
 
     rows: Tensor
     columns: Tensor
     bias: Tensor | None
 
-
-def _values(entries: HeldEntries) -> _Values:
-    weight, bias = entries.projection.weight.detach(), entries.projection.bias
-    kept = None if bias is None else bias.detach()[entries.rows]
-    return _Values(weight[entries.rows], weight[:, entries.columns], kept)
+    @classmethod
+    @torch.no_grad()
+    def of(cls, entries: HeldEntries) -> _Values:
+        where, bias = _Indices.of(entries), entries.projection.bias
+        stored = own_part(_stored(entries.projection))
+        return cls(stored[where.rows], stored[:, where.columns], None if bias is None else own_part(bias)[where.bias])
 
 
 @dataclass(frozen=True)
 class _Held:
-    """One projection in training, the indices that are held, and what they are held at."""
+    """One projection in training, what is held of it, and the values it is held at."""
 
     projection: Projection
-    rows: Tensor
-    columns: Tensor
+    outputs: Tensor
+    inputs: Tensor
+    where: _Indices
     base: _Values
 
     @classmethod
     def of(cls, entries: HeldEntries, base: _Values) -> _Held:
-        where = entries.projection.weight.device
-        rows, columns = (mask.nonzero()[:, 0].to(where) for mask in (entries.rows, entries.columns))
-        return cls(entries.projection, rows, columns, base)
+        device = _stored(entries.projection).device
+        outputs, inputs = (mask.nonzero()[:, 0].to(device) for mask in (entries.rows, entries.columns))
+        return cls(entries.projection, outputs, inputs, _Indices.of(entries), base)
 
     @torch.no_grad()
     def zero_gradient(self, stored: Tensor) -> None:
         assert stored.grad is not None
-        gradient = stored.grad.T if self.projection.transposed else stored.grad
-        gradient[self.rows] = 0
-        gradient[:, self.columns] = 0
+        gradient = own_part(stored.grad)
+        gradient[self.where.rows] = 0
+        gradient[:, self.where.columns] = 0
 
     @torch.no_grad()
     def zero_bias_gradient(self, bias: Tensor) -> None:
         assert bias.grad is not None
-        bias.grad[self.rows] = 0
+        own_part(bias.grad)[self.where.bias] = 0
 
     @torch.no_grad()
     def restore(self) -> None:
         adapters = _lora(self.projection)
         for a, b in adapters:
-            b[self.rows] = 0
-            a[:, self.columns] = 0
+            b[self.outputs] = 0
+            a[:, self.inputs] = 0
         if not adapters:
-            weight, bias = self.projection.weight, self.projection.bias
-            weight[self.rows] = self.base.rows
-            weight[:, self.columns] = self.base.columns
+            stored, bias = own_part(_stored(self.projection)), self.projection.bias
+            stored[self.where.rows] = self.base.rows
+            stored[:, self.where.columns] = self.base.columns
             if bias is not None and self.base.bias is not None:
-                bias[self.rows] = self.base.bias
+                own_part(bias)[self.where.bias] = self.base.bias
 
 
 def prove_held(base: PreTrainedModel, trained: PreTrainedModel, neurons: Neurons) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from harness.activations import batches
+from harness.characters import one_line
 from harness.errors import InputError
 from harness.progress import note
 
@@ -108,7 +109,7 @@ def enough_memory(what: str, less: str) -> Iterator[None]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = one_line(str(error))[:160] or type(error).__name__
         raise InputError(
             f"{what} ran out of memory ({reason}). Finished steps are kept. Less is taken by {less}."
         ) from None

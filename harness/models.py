@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.characters import one_line
 from harness.checksums import intact, weights_hash
 from harness.errors import InputError, choices
 from harness.files import replacing_folder
@@ -95,7 +96,7 @@ def _from_hub(name: str) -> str:
     try:
         return snapshot_download(name, allow_patterns=wanted)
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(str(error))[:160]
         raise InputError(
             f"Model {name!r} is no folder here and could not be had from the hub ({reason}). "
             f"Give a local folder or an embedded model ({choices(EMBEDDED)})."
@@ -201,26 +202,28 @@ def _readable(folder: str, what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, RuntimeError) and "memory" in str(error):
             raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = f"{type(error).__name__}: {one_line(str(error))[:300]}"
         raise InputError(
             f"The {what} of {folder} cannot be read ({reason}). Expected a folder saved by save_pretrained, of an "
             "architecture that transformers has itself: code that a model brings along is never run."
         ) from None
 
 
-def load_model(folder: str, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:
-    """Weights in Torch, in eval mode; `dtype` None keeps the checkpoint's.
+def load_model(folder: str, dtype: torch.dtype | None = None, device: str = "cpu", shards: int = 1) -> PreTrainedModel:
+    """Weights in Torch, in eval mode; `dtype` None keeps the checkpoint's. `shards`: processes that share its rows (FSDP).
 
     Raises:
         InputError: weights that transformers cannot read, or that do not fit their config.
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.distributed.configuration_utils import DistributedConfig
 
+    options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
+    if shards > 1:
+        options["distributed_config"] = DistributedConfig(fsdp_size=shards)
     with quiet(), _readable(folder, "weights"):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", trust_remote_code=False, use_safetensors=True
-        )
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", **options)
     model: Any = loaded.to(device).eval()
     if device == "cpu" and model.dtype == torch.float32 and quicken_float32():
         model.set_attn_implementation("eager")  # oneDNN takes five times as long over flash attention's small products

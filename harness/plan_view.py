@@ -25,11 +25,11 @@ def print_plan(name: str, steps: Sequence[PlannedStep], planner: Planner, out: P
     if as_json:
         click.echo(json.dumps(as_data(name, made, said, planner, out), indent=1))
         return
-    from harness.terminal import console
+    from harness.console import console
 
     console.print(table(made, f"Plan of {name} in {out}"))
     for sentence in said:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        console.print(sentence, soft_wrap=True)
 
 
 def table(made: Sequence[Row], title: str) -> Table:

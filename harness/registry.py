@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, distributions
 from typing import Any
 
+from harness.characters import one_line
 from harness.errors import InputError, choices
 
 PREFIX = "stance_harness."
@@ -41,7 +42,7 @@ class Plugin:
         try:
             return EntryPoint(self.name, self.target, PREFIX + self.group).load()
         except Exception as error:  # whatever a module raises while it is imported
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(str(error))[:300]
             raise InputError(
                 f"Plugin {self} cannot be loaded ({type(error).__name__}: {reason}); expected an attribute that imports. "
                 f"Mend or update {self.package}, or uninstall it."

@@ -30,10 +30,10 @@ from harness.checksums import (
     check_files,
     digest,
     file_hash,
-    read_object,
     stamp,
     write_manifest,
 )
+from harness.documents import read_object
 from harness.errors import InputError
 from harness.files import check_schema, sweep, sync, writable, write_json, write_parquet
 from harness.frames import Kind, read_frame

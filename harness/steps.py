@@ -147,8 +147,11 @@ def tune_step(
     about: dict[str, Any] | None = None,
     anchored: Anchored | HeldMargins | None = None,
     processes: int = 1,
+    sharded: bool = False,
 ) -> Run:
     """Fine-tune from `model`. `measured`: id -> question of every probe, to find them among the training prompts.
+
+    `processes` share every batch, `sharded` the weights too: see harness/distributed.py.
 
     Raises:
         InputError: measured questions in the training data or among the anchor's prompts, unless allowed; more `processes`
@@ -177,15 +180,15 @@ def tune_step(
     }
     if anchored is not None:
         spec["anchor"] = {**anchored.settings.model_dump(), "texts": digest(texts(anchored))}
+    check_processes(recipe, processes, sharded, anchored is not None)
     if processes > 1:
-        check_processes(recipe, processes, anchored is not None)
-        spec["processes"] = processes
+        spec |= {"processes": processes, **({"sharded": True} if sharded else {})}
     run = open_run(out, "tune", spec)
     if run.complete:
         return run
     make_room()
     if processes > 1:
-        tune_in(processes, run, folder, pairs, recipe, seed, hold)
+        tune_in(processes, sharded, run, folder, pairs, recipe, seed, hold)
     else:
         tune(run, folder, pairs, recipe, seed, hold, anchored)
     run.notes["lineage"] = lineage(folder)

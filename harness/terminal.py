@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.padding import Padding
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from harness.characters import visible
 from harness.compare import Comparison
+from harness.console import console
 from harness.judges.calibration import Calibration
 from harness.moved import Moved
 from harness.registry import GROUPS
@@ -39,29 +36,6 @@ SHOWN = {
     "open, no answer": ("open", ["refused", "off_topic", "empty", "unparsed"]),
     "choices": ("choices", ["stance"]),
 }
-# Where nobody's window sets a width (a pipe, a log), tables are drawn whole.
-console = Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False, highlight=False)
-
-
-class _Visible(RenderHook):
-    """No text commands the terminal: what a model or a stranger wrote is printed with its control characters escaped."""
-
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [Drawn(renderable) for renderable in renderables]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What is printed, its hidden characters escaped; the styles and the frame are rich's own."""
-
-    inner: ConsoleRenderable
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for segment in console.render(self.inner, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
-
-
-console.push_render_hook(_Visible())
 
 
 def _number(value: Any) -> str:
@@ -94,16 +68,15 @@ def print_measurement(run: Measurement) -> None:
     if effects := run.manifest.get("axes"):
         console.print(_axes(effects))
     for sentence in run.manifest.get("diagnoses") or []:
-        console.print(f"Diagnosis: {sentence}", highlight=False)
+        console.print(f"Diagnosis: {sentence}")
     if judges := run.manifest.get("judges"):
         console.print(
             f"Judges {', '.join(judges['judges'])}: Krippendorff's alpha {_number(judges['alpha'])} over all labels, "
-            f"{_number(judges['alpha_sides'])} over sides.",
-            highlight=False,
+            f"{_number(judges['alpha_sides'])} over sides."
         )
     if run.manifest["spec"]["limit"] is not None:
         console.print(f"Partial: at most {limit_text(run.manifest['spec']['limit'])} items per task.")
-    console.print(f"Run: {run.path}", highlight=False)
+    console.print(f"Run: {run.path}")
 
 
 def _axes(effects: list[dict[str, Any]]) -> Table:
@@ -127,8 +100,8 @@ def print_sheet(sheet: Sheet, out: Path) -> None:
         if shown := section.shown():
             console.print(tables.rich(shown, console.width))
     for sentence in sheet.said:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Report: {page}", highlight=False)
+        console.print(sentence, soft_wrap=True)
+    console.print(f"Report: {page}")
 
 
 def print_check(summary: str, findings: list[Finding], as_json: bool) -> None:
@@ -136,9 +109,9 @@ def print_check(summary: str, findings: list[Finding], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"summary": summary, "findings": [dataclasses.asdict(f) for f in findings]}, indent=1))
         return
-    console.print(summary, highlight=False)
+    console.print(summary)
     for finding in findings:
-        console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
+        console.print(str(finding), soft_wrap=True)
     problems = sum(finding.severity == "problem" for finding in findings)
     not_ready = f"not ready: {problems} problem{'s' * (problems > 1)} above to mend."
     console.print(not_ready if problems else "good: it can be run as it stands.")
@@ -164,7 +137,7 @@ def print_calibration(calibrations: list[Calibration], as_json: bool) -> None:
             confusion.add_row(str(side), *(str(n) for n in counts))
         console.print(confusion)
         rate = calibration.answers / calibration.seconds
-        console.print(f"{calibration.answers} answers, {rate:,.0f} a second.", highlight=False)
+        console.print(f"{calibration.answers} answers, {rate:,.0f} a second.")
 
 
 def print_tune(run: FineTune) -> None:
@@ -180,7 +153,7 @@ def print_tune(run: FineTune) -> None:
             f"Held: {hold['neurons']} neurons of {hold['site']}, {hold['held_entries']} entries, all bit-identical to the "
             f"base; {hold['moved_beside_them']} entries beside them moved."
         )
-    console.print(f"Run: {run.path}", highlight=False)
+    console.print(f"Run: {run.path}")
 
 
 def print_localization(run: Localized) -> None:
@@ -195,7 +168,7 @@ def print_localization(run: Localized) -> None:
     for topic, correlation in d["rank_correlation"].items():
         table.add_row(topic, str(sum(d["per_layer"][topic])), f"{correlation:.3f}")
     console.print(table)
-    console.print(f"Run: {run.path} (general.safetensors is what --hold takes)", highlight=False)
+    console.print(f"Run: {run.path} (general.safetensors is what --hold takes)")
 
 
 @dataclass(frozen=True)
@@ -224,8 +197,8 @@ def print_report(reported: Reported) -> None:
     comparison = reported.comparison
     console.print(rich_table(comparison, console.width))
     for sentence in [*comparison.verdict, *(f"Note: {w}" for w in comparison.warnings)]:
-        console.print(sentence, highlight=False)
-    console.print(f"Report: {reported.page}", highlight=False, soft_wrap=True)
+        console.print(sentence)
+    console.print(f"Report: {reported.page}", soft_wrap=True)
 
 
 def print_comparison(comparison: Comparison, out: Path) -> None:
@@ -248,8 +221,7 @@ def print_moved(moved: Moved) -> None:
     noise = "not measured" if moved.noise is None else f"{moved.noise:.3f}"
     console.print(
         f"{moved.format}: {moved.run} minus {moved.reference}, the largest changes of all items, so extremes. Largest "
-        f"change of an item between two measurements of the base: {noise}.",
-        highlight=False,
+        f"change of an item between two measurements of the base: {noise}."
     )
 
 
@@ -261,11 +233,11 @@ def print_validity(validity: Validity, out: Path) -> None:
     page = write_page(validity, out)
     for _, meaning, table in tables(validity):
         console.print(rich(table, console.width))
-        console.print(meaning, style="dim", highlight=False)
+        console.print(meaning, style="dim")
         console.print()
     for sentence in sentences(validity):
-        console.print(f"- {sentence}", highlight=False, markup=False)
-    console.print(f"Page: {page}", highlight=False, soft_wrap=True)
+        console.print(f"- {sentence}")
+    console.print(f"Page: {page}", soft_wrap=True)
 
 
 def print_topics(found: dict[str, Any]) -> None:
@@ -281,7 +253,7 @@ def print_models(found: dict[str, Any]) -> None:
     """Embedded models and their folders."""
     for row in found["models"]:
         place = row["folder"] or f"not made yet: stance models get {row['name']}"
-        console.print(f"{row['name']}  {place}", highlight=False, soft_wrap=True)
+        console.print(f"{row['name']}  {place}", soft_wrap=True)
 
 
 def print_plugins(found: dict[str, Any]) -> None:
@@ -293,10 +265,10 @@ def print_plugins(found: dict[str, Any]) -> None:
             if row["group"] == group:
                 said = row["summary"] if row["error"] is None else "broken, see below"
                 table.add_row(*(Text(str(cell)) for cell in (row["name"], row["package"], row["version"], said)))
-        console.print(table if table.row_count else f"{group}: none installed", markup=False)
+        console.print(table if table.row_count else f"{group}: none installed")
     for row in rows:
         if row["error"] is not None:
-            console.print(f"Broken: {row['error']}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"Broken: {row['error']}", soft_wrap=True)
 
 
 def print_doctor(found: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.checksums import check_files, digest, read_object, write_manifest
+from harness.checksums import check_files, digest, write_manifest
+from harness.documents import read_object
 from harness.errors import InputError
 from harness.files import check_schema, replacing_folder
 from harness.locks import waiting_for

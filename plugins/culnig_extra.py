@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from harness import engines
+from harness.characters import one_line
 from harness.engines.lease import leased
 from harness.errors import InputError, choices
 from harness.files import write_parquet
@@ -68,7 +69,7 @@ def _asked(
     try:
         loaded = _manager().load(list(tasks))
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(str(error))[:200]
         raise InputError(
             f"The data of {choices(tasks)} could not be had ({reason}). tasks_extra needs the hub or its cache; leave the "
             "key out where neither is there."

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from harness import steps
 from harness.finetune import topic_pairs
 from harness.graph import TWO, Declared, Needs, Step
 from harness.localize import localize_step
@@ -23,8 +22,8 @@ from harness.neurons import Neurons
 from harness.planner import some_neurons
 from harness.runs import Run
 from harness.topics import Topic
-from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
+from harness.work import measuring, tuning
 from plugins.mitigation_settings import Settings
 from plugins.stance_gradients import stance_gradients
 from plugins.studies.spillover import PLAIN, Cell
@@ -49,13 +48,9 @@ class Study(Declared):
 
     def measure(self, folder: Path, label: str, tuned: Step | None = None, asked: Asked | None = None) -> Step:
         """One measurement of the base or of a fine-tune of it."""
-        m, model, wanted = self.settings.measure, self.settings.model, asked or self.asked
+        m = self.settings.measure
         about = {"label": label, "reference": None if label == "base" else "base"}
-
-        def work(out: Path, *made: Path) -> Run:
-            variant = tuned_variant(model, *made) if made else Variant(model)
-            return steps.measure_step(out, variant, wanted, m.chat_template, m.engine, m.served, about)
-
+        work = measuring(self.settings.model, asked or self.asked, m.chat_template, m.engine, m.served, about)
         name = label if folder.parent == self.out else f"{folder.parent.name} measure {label}"
         return self.declare(name, folder, work, *([] if tuned is None else [tuned]), needs=Needs(m.tensor_parallel))
 
@@ -80,27 +75,13 @@ class CellRun:
     def tuned(self, label: str, trained: Callable[..., Training], *after: Step) -> Step:
         """A fine-tune; `trained` says what it is, given the folders of the steps before it."""
         settings, cell = self.study.settings, self.cell
-        model, folders, recipe = settings.model, settings.measure.topics_dir, settings.train.recipe
-        processes = settings.train.processes
+        train, folders = settings.train, settings.measure.topics_dir
+        shared = train.processes, train.sharded
         about = {"on_topic": cell.topic, "side": cell.side, "mitigation": label}
-
-        def work(out: Path, *made: Path) -> Run:
-            training, measured = trained(*made), measured_questions(folders)
-            return steps.tune_step(
-                out,
-                model,
-                training.pairs,
-                training.recipe,
-                cell.seed,
-                training.hold,
-                measured,
-                about=about,
-                anchored=training.anchored,
-                processes=1 if training.anchored else processes,
-            )
-
+        work = tuning(settings.model, trained, cell.seed, folders, about, *shared)
         path = self.out / f"tune-{slug(label)}"
-        return self.study.declare(f"{cell} tune {label}", path, work, *after, needs=Needs.training(recipe, processes))
+        needs = Needs.training(train.recipe, *shared)
+        return self.study.declare(f"{cell} tune {label}", path, work, *after, needs=needs)
 
     def localized(self, normalized: bool, plain: Step) -> Step:
         """PNLAC on the plain fine-tune."""

@@ -17,7 +17,7 @@ Side = Literal["left", "right"]
 class TrainCells(Strict):
     """Every topic to every side under every seed is one cell. `questions`: training questions per topic (None: all).
 
-    `processes`: of every fine-tune, a GPU each; one with an anchor takes one.
+    `processes`: of every fine-tune, a GPU each, and `sharded`: with the weights shared out; one with an anchor takes one.
     """
 
     topics: list[str] = Field(min_length=1)
@@ -26,6 +26,7 @@ class TrainCells(Strict):
     questions: int | None = Field(None, ge=2)
     recipe: Recipe = Recipe.model_validate({})
     processes: int = Field(1, ge=1)
+    sharded: bool = False
 
 
 class Candidate(Strict):

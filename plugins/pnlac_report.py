@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from scipy.stats import spearmanr
 
-from harness.checksums import intact, read_object
+from harness.checksums import intact
+from harness.documents import read_object
 from harness.errors import InputError
 from harness.files import check_schema, write_json, write_tensors
 from harness.neurons import Neurons

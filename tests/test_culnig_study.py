@@ -22,8 +22,9 @@ from plugins.culnig_extra import check_extra, extra_step
 from plugins.culnig_items import items
 from plugins.culnig_localise import country_names, localise, material, mean
 from plugins.culnig_sets import load, members, size
+from plugins.culnig_settings import Settings
 from plugins.culnig_training import choose, pairs
-from plugins.studies.culnig import ANALYSIS, Settings
+from plugins.studies.culnig import ANALYSIS
 
 
 @pytest.fixture(scope="module")

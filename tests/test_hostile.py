@@ -16,6 +16,7 @@ from scripted import Scripted
 from harness import terminal
 from harness.api import evaluate
 from harness.compare import load_runs
+from harness.console import _Visible
 from harness.errors import MOST, InputError, ProofError
 from harness.experiment_file import opened
 from harness.finetune import read_pairs
@@ -68,7 +69,7 @@ def test_nothing_printed_commands_the_terminal_or_is_markup(monkeypatch: pytest.
     hostile = "\x1b]0;owned\x07\x1b[2J\u202e[bold red]x[/] :smile: \x9b31m"
     shown = io.StringIO()
     console = Console(file=shown, width=200, force_terminal=True, markup=False, emoji=False, highlight=False)
-    console.push_render_hook(terminal._Visible())
+    console.push_render_hook(_Visible())
     monkeypatch.setattr(terminal, "console", console)
     table = Table(hostile, title=hostile)
     table.add_row(hostile)

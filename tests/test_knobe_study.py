@@ -15,9 +15,10 @@ from harness.engines import lease
 from harness.errors import InputError
 from harness.report.sheet import write_sheet
 from plugins.knobe_report import Findings, sheet
+from plugins.knobe_settings import KnobeSettings, SweepSettings
 from plugins.layer_patching_effects import difference, patch_effects
 from plugins.layer_patching_sweep import COLUMNS
-from plugins.studies.knobe import ANALYSIS, KnobeSettings, SweepSettings
+from plugins.studies.knobe import ANALYSIS
 
 EXAMPLE = Path(__file__).parents[1] / "experiments" / "knobe.yaml"
 INTO_TUNED, INTO_BASE = "base_into_tuned", "tuned_into_base"

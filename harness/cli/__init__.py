@@ -63,14 +63,14 @@ def _beyond_us(error: Exception) -> str:
     try:
         if isinstance(error, OSError) and error.filename is not None:
             raise_unwritable(Path(error.filename), error)
-        if "torch" in sys.modules:
+        if "torch" in sys.modules and isinstance(error, (RuntimeError, MemoryError)):
             from harness.memory import enough_memory
 
             with enough_memory("This command", "the settings that docs/errors/memory.md lists"):
                 raise error
     except InputError as told:
         return str(told)
-    except Exception:
+    except (OSError, RuntimeError, MemoryError):
         return ""
     return ""
 

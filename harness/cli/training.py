@@ -37,6 +37,7 @@ from harness.cli.measuring import names_from
 @click.option(
     "--processes", type=click.IntRange(1), default=1, show_default=True, help="That share every batch, a GPU each."
 )
+@click.option("--sharded", is_flag=True, help="The processes share the weights out too (FSDP).")
 @click.option("--out", type=FOLDER, required=True, help="Run folder to write: the model's, or the adapter's.")
 @answering("print_tune")
 def tune_command(anchor: str | None, mix: str | None, **given: Any) -> Any:

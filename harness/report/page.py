@@ -7,8 +7,10 @@ import hashlib
 import json
 import shlex
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from markupsafe import Markup
 
 from harness import __version__
@@ -47,12 +49,12 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "summary": content.summary(comparison, main),
         "stance": _stance(comparison, main),
         "shift": _shift(comparison, main),
-        "tradeoff": _tradeoff(comparison, main),
+        "tradeoff": _beside(comparison, main, "tradeoff", tradeoff, tradeoff.trades(comparison, main)),
         "noise": bool(content.runs_of(comparison, "noise")),
         "tuned": bool(content.runs_of(comparison, "tuned")),
         "control": bool(content.runs_of(comparison, "control")),
         "matrices": [m for role in MATRICES if (m := content.matrix(comparison, main, role))],
-        "dose": _dose(comparison, main),
+        "dose": _beside(comparison, main, "dose", dose, dose.doses(comparison, main)),
         "layers": _layers(comparison.localization) if comparison.localization else None,
         "others": [(content.title_of(comparison, name), _all_tables(comparison, name)) for name in others],
         "rates": _rates(comparison),
@@ -80,13 +82,12 @@ def _carded(comparison: Comparison) -> bool:
 
 
 def _stance(comparison: Comparison, measure: str) -> dict[str, Any] | None:
-    drawn = findings.groups(comparison, measure, "stance")
+    drawn, title = findings.groups(comparison, measure, "stance"), content.title_of(comparison, measure)
     if not drawn:
         return None
-    title = content.title_of(comparison, measure)
     return {
         "finding": findings.stance_finding(comparison, measure),
-        "about": f"{title}, {content.items(content.records(comparison.stance, measure=measure), ' per topic')}",
+        "about": _about(comparison, measure, comparison.stance),
         "words": findings.described(drawn),
         "svg": svg.both("stance", lambda width: figures.stance(drawn, title, width)),
         "table": content.by_topic(comparison, measure, "stance"),
@@ -94,46 +95,36 @@ def _stance(comparison: Comparison, measure: str) -> dict[str, Any] | None:
 
 
 def _shift(comparison: Comparison, measure: str) -> dict[str, Any] | None:
-    drawn = findings.groups(comparison, measure, "shift")
+    drawn, title = findings.groups(comparison, measure, "shift"), content.title_of(comparison, measure)
     if not drawn:
         return None
-    title = f"shift, {content.title_of(comparison, measure)}"
-    rows = content.records(comparison.shifts, measure=measure)
     return {
         "finding": findings.shift_finding(comparison, measure),
-        "about": f"{content.title_of(comparison, measure)}, {content.items(rows, ' per topic')}",
+        "about": _about(comparison, measure, comparison.shifts),
         "words": findings.described(drawn),
-        "svg": svg.both("shift", lambda width: figures.shift(drawn, title, width)),
+        "svg": svg.both("shift", lambda width: figures.shift(drawn, f"shift, {title}", width)),
         "table": content.by_topic(comparison, measure, "shift"),
     }
 
 
-def _tradeoff(comparison: Comparison, measure: str) -> dict[str, Any] | None:
-    drawn = tradeoff.trades(comparison, measure)
+def _beside(
+    comparison: Comparison, measure: str, name: str, picture: ModuleType, drawn: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Held and control fine-tunes beside the plain one; `picture`: the module that draws and words it."""
     if not drawn:
         return None
-    rows = content.records(comparison.shifts, measure=measure)
     return {
-        "finding": tradeoff.finding(drawn),
-        "about": f"{content.title_of(comparison, measure)}, {content.items(rows, ' per topic')}",
-        "words": tradeoff.words(drawn),
-        "svg": svg.both("tradeoff", lambda width: tradeoff.picture(drawn, width)),
-        "table": tradeoff.table(drawn),
+        "finding": picture.finding(drawn),
+        "about": _about(comparison, measure, comparison.shifts),
+        "words": picture.words(drawn),
+        "svg": svg.both(name, lambda width: picture.picture(drawn, width)),
+        "table": picture.table(drawn),
     }
 
 
-def _dose(comparison: Comparison, measure: str) -> dict[str, Any] | None:
-    drawn = dose.doses(comparison, measure)
-    if not drawn:
-        return None
-    rows = content.records(comparison.shifts, measure=measure)
-    return {
-        "finding": dose.finding(drawn),
-        "about": f"{content.title_of(comparison, measure)}, {content.items(rows, ' per topic')}",
-        "words": dose.words(drawn),
-        "svg": svg.both("dose", lambda width: dose.picture(drawn, width)),
-        "table": dose.table(drawn),
-    }
+def _about(comparison: Comparison, measure: str, table: pd.DataFrame) -> str:
+    """The measure's name and unit, and how many items it is made of."""
+    return f"{content.title_of(comparison, measure)}, {content.items(content.records(table, measure=measure), ' per topic')}"
 
 
 def _layers(found: dict[str, Any]) -> dict[str, Any]:

@@ -9,19 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import engines, steps
+from harness import engines
 from harness.errors import InputError, choices
 from harness.finetune import topic_pairs
 from harness.graph import Needs, Numbered, Step
 from harness.lmeval.roots import all_roots
 from harness.measure import Asked, check_tasks
+from harness.mitigation import Training
 from harness.models import load_config, resolve
 from harness.recipe import Recipe
-from harness.runs import Run, load_measurement
+from harness.runs import load_measurement
 from harness.topics import FORMATS, GROUP, Topic, find_topics
-from harness.training_data import measured_questions
 from harness.validity.reading import Validity, read
-from harness.variants import Variant, tuned_variant
+from harness.variants import Variant
+from harness.work import measuring, tuning
 
 SMALL = Recipe.model_validate(
     {
@@ -62,14 +63,10 @@ class Plan(Numbered):
 
     def measure(self, name: str, asked: Asked, tuned: Step | None = None) -> Step:
         """One measurement of the base or of a fine-tune of it."""
-        model, chat, engine, settings = self.model, self.chat, self.engine, self.settings
-
-        def work(out: Path, *made: Path) -> Run:
-            variant = tuned_variant(model, *made) if made else Variant(model)
-            return steps.measure_step(out, variant, asked, chat, engine, settings, {"label": name, "role": "other"})
-
+        about = {"label": name, "role": "other"}
+        work = measuring(self.model, asked, self.chat, self.engine, self.settings, about)
         after = [] if tuned is None else [tuned]
-        return self.step(f"measure-{name}", work, *after, needs=Needs(settings.tensor_parallel))
+        return self.step(f"measure-{name}", work, *after, needs=Needs(self.settings.tensor_parallel))
 
 
 def default_recipe(model: str) -> Recipe:
@@ -126,15 +123,7 @@ def _open_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _tuned(plan: Plan, name: str, topic: Topic, side: str, recipe: Recipe) -> Step:
-    model, seed, folders, pairs = (
-        plan.model,
-        plan.seed,
-        list(plan.asked.folders),
-        topic_pairs(topic.split("train"), side),
-    )
+    plain = Training(topic_pairs(topic.split("train"), side), recipe)
     about = {"on_topic": topic.topic, "side": side}
-
-    def work(out: Path) -> Run:
-        return steps.tune_step(out, model, pairs, recipe, seed, None, measured_questions(folders), about=about)
-
+    work = tuning(plan.model, lambda: plain, plan.seed, list(plan.asked.folders), about)
     return plan.step(f"tune-{name}", work, needs=Needs.training(recipe))

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
 
 from harness import engines, steps
-from harness.analysis import Analysis, AnalysisSettings
+from harness.analysis import Analysis
 from harness.engines.lease import make_room
 from harness.errors import InputError, choices
 from harness.graph import Needs, Numbered, Step
@@ -43,45 +42,10 @@ from plugins.culnig_items import culture_folder, read_questions
 from plugins.culnig_localise import Material, country_names, localise, material
 from plugins.culnig_page import sheet
 from plugins.culnig_sets import load, random_like, save, size
+from plugins.culnig_settings import Settings, Train
 from plugins.culnig_training import Chosen, choose, pairs
 
 CULTURE, CONTROLS, COPYING = "culture", "culture_controls", "culture_copying"
-
-
-class _Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Localise(_Keys):
-    """How many questions and passages of every country find the neurons; none of them is measured."""
-
-    items: int = Field(18, ge=1)
-    copying: int = Field(4, ge=1)
-
-
-class Train(_Keys):
-    """Module-selective training: the control task, the share of parameters, and the recipe (mode full)."""
-
-    task: Literal["sentiment", "paraphrase", "grammar"] = "sentiment"
-    share: float = Field(0.1, gt=0, lt=1)
-    seed: int = 0
-    recipe: Recipe = Recipe.model_validate({"mode": "full", "epochs": 1, "learning_rate": 3e-5})
-
-
-class Settings(AnalysisSettings):
-    """Keys of the file. `limit`: measured items per task; `specific`: countries whose own neurons are suppressed."""
-
-    engine: Literal["vllm", "torch"] = "vllm"
-    dtype: Literal["auto", "bfloat16", "float32"] = "float32"
-    chat_template: Literal["auto", "on", "off"] = "auto"
-    max_length: int = Field(512, ge=8)
-    limit: int = Field(18, ge=2)
-    localise: Localise = Localise.model_validate({})
-    specific: tuple[str, ...] = ()
-    enhance: float | None = Field(2.0, gt=1)
-    random_seeds: tuple[int, ...] = (0, 1, 2)
-    train: Train | None = None
-    tasks_extra: tuple[str, ...] = ()
 
 
 @dataclass

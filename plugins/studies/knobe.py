@@ -15,13 +15,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness import engines
-from harness.analysis import Analysis, AnalysisSettings
+from harness.analysis import Analysis
 from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.lease import leased, make_room
 from harness.errors import InputError, choices
@@ -33,88 +31,23 @@ from harness.mitigation import Training
 from harness.models import load_tokenizer, resolve, weights_hash
 from harness.plan import Pass, PlannedStep
 from harness.planner import Planner, numbered, small
-from harness.recipe import Recipe
 from harness.report.sheet import Sheet
 from harness.runs import Run, digest, open_run, package_versions
 from harness.sites import decoder_layers
-from harness.steps import tune_step
 from harness.topics import find_topics
-from harness.training_data import measured_questions
 from harness.variants import Variant, tuned_variant
+from harness.work import tuning
 from plugins.knobe import CONDITIONS
 from plugins.knobe_originals import load_originals
 from plugins.knobe_ratings import NEW_TOKENS, Asked, cells_of, expected, prompts_of, rate
 from plugins.knobe_report import Findings, sheet
+from plugins.knobe_settings import KnobeSettings, TuneSettings
 from plugins.knobe_vignettes import load_vignettes
 from plugins.layer_patching import LEAST
-from plugins.layer_patching_hooks import PATCH_SITES, PatchSite
 from plugins.layer_patching_stitch import stitched
-from plugins.layer_patching_sweep import BATCH_TOKENS, Control, sweep_ratings
+from plugins.layer_patching_sweep import sweep_ratings
 
 BASE, AGAIN, TUNED = "base", "base again", "tuned"
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TuneSettings(_Strict):
-    """A fine-tune of one's own, on one side of a topic's training answers."""
-
-    topic: str
-    side: Literal["left", "right"] = "right"
-    recipe: Recipe = Recipe.model_validate({})
-    seed: int = 0
-
-
-class SweepSettings(_Strict):
-    """Which blocks are patched. `every`: step between them, the last always among them; `layers` names them instead."""
-
-    sites: list[PatchSite] = Field(list(PATCH_SITES), min_length=1)
-    every: int = Field(1, ge=1)
-    layers: list[int] | None = None
-    pairs: int | None = Field(None, ge=2)
-    controls: list[Control] = ["shuffled"]
-    seeds: list[int] = Field([0], min_length=1)
-    batch_tokens: int = Field(BATCH_TOKENS, ge=1)
-    least: float = Field(LEAST, gt=0)
-
-    @model_validator(mode="after")
-    def _controlled(self) -> SweepSettings:
-        if "shuffled" not in self.controls:
-            raise ValueError("controls must hold `shuffled`, which patches are compared with")
-        return self
-
-    def blocks(self, count: int) -> list[int]:
-        """Block numbers to patch, of a model of this many blocks."""
-        return (
-            sorted(set(self.layers)) if self.layers else sorted({*range(self.every - 1, count, self.every), count - 1})
-        )
-
-
-class KnobeSettings(AnalysisSettings):
-    """`analysis: knobe`. `model` is the base; the tuned model is named (`tuned`) or made (`tune`)."""
-
-    tuned: str | None = None
-    tune: TuneSettings | None = None
-    vignettes: Path | None = None
-    originals: Path | None = None
-    pairs: int | None = Field(None, ge=2)
-    trials: int = Field(283, ge=2)
-    seed: int = Field(0, ge=0)
-    engine: Literal["vllm", "torch"] = "vllm"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    max_length: int = Field(1024, ge=32)
-    sweep: SweepSettings | None = SweepSettings.model_validate({})
-    stitched: list[int] = Field([])
-
-    @model_validator(mode="after")
-    def _one_tuned(self) -> KnobeSettings:
-        if (self.tuned is None) == (self.tune is None):
-            raise ValueError("give either `tuned` (a model's name or folder) or `tune` (topic, side, recipe)")
-        if self.vignettes and self.originals:
-            raise ValueError("give `vignettes` (pairs) or `originals` (single vignettes in order), not both")
-        return self
 
 
 @dataclass
@@ -218,13 +151,9 @@ def _tuned(study: _Study) -> Tuned:
     settings, wanted = study.settings, study.settings.tune
     if wanted is None:
         return Tuned(settings.model, named=settings.tuned)
-    model, pairs = settings.model, _pairs(wanted)
+    model, plain = settings.model, Training(_pairs(wanted), wanted.recipe)
     said = {"on_topic": wanted.topic, "side": wanted.side}
-
-    def work(out: Path) -> Run:
-        measured = measured_questions([])
-        return tune_step(out, model, pairs, wanted.recipe, wanted.seed, None, measured, about=said)
-
+    work = tuning(model, lambda: plain, wanted.seed, [], said)
     return Tuned(model, (study.step("tune", work, needs=Needs.training(wanted.recipe)),))
 
 
