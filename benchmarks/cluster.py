@@ -95,7 +95,7 @@ def main() -> None:
         "limit": given.limit,
         "epochs": given.epochs,
     }
-    publish("cluster", rows, given.out, rounds=seconds, limit=given.limit, epochs=given.epochs, **about)
+    publish("cluster", rows, given.out, rounds=seconds, **about)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import click
 from harness import __version__
 from harness.characters import one_line
 from harness.checksums import MANIFEST
-from harness.cluster_node import Ground, Made, Node, Read, carry_out, clean, look, packed, size_of, unpack
+from harness.cluster_node import Ground, Made, Node, Read, carry_out, clean, get_ready, look, packed, size_of, unpack
 from harness.costs import ModelCost
 from harness.errors import InputError, ProofError, choices
 from harness.executor import outcome
@@ -56,6 +56,8 @@ class RayExecutor:
         self._ray: Any = ray
         self._address, self._shared, self._tries = address, shared, tries
         self._run = uuid.uuid4().hex[:12]
+        self._environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self._ready: list[Any] = []
 
     def __enter__(self) -> RayExecutor:
         try:
@@ -66,11 +68,12 @@ class RayExecutor:
                 f"There is no Ray cluster at {self._address} ({reason}). Start one with `ray start --head` and give the "
                 "address it prints, or leave the address out."
             ) from None
+        self._ready = self._asked(get_ready, self._environment, tuple(sys.argv))  # while the study is prepared here
         return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(self._ray.exceptions.RayError):
-            self._on_every_node(clean, self._run)
+            self._answered(self._asked(clean, self._run))
         self._ray.shutdown()
 
     def carry_out(self, steps: Sequence[Step], reads: Sequence[str]) -> None:
@@ -97,9 +100,9 @@ class RayExecutor:
 
     def _ground(self, root: Path, seen: Path, reads: list[Read]) -> tuple[Ground, list[Node]]:
         """What is common to all steps, and the nodes; what a node lacks is sent from here, file by file."""
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        ground = Ground(self._run, str(root), str(seen), True, tuple(reads), {}, environment, tuple(sys.argv))
-        nodes = self._on_every_node(look, ground)
+        ground = Ground(self._run, str(root), str(seen), True, tuple(reads), {}, self._environment, tuple(sys.argv))
+        self._answered(self._ready)
+        nodes = self._answered(self._asked(look, ground))
         if others := sorted({f"{node.name} has {node.version}" for node in nodes if node.version != __version__}):
             raise InputError(
                 f"This machine has stance-harness {__version__}, but {choices(others)}; install one release."
@@ -115,13 +118,21 @@ class RayExecutor:
         cost = ModelCost(reads[0], resolve(reads[0])) if reads else None
         return _Resources(usable, (cost.parameters or 0.0) if cost else 0.0)
 
-    def _on_every_node(self, work: Any, *given: Any) -> list[Any]:
+    def _asked(self, work: Any, *given: Any) -> list[Any]:
+        """Something done once on every node: references to the answers."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         task = self._ray.remote(work)
         places = [node["NodeID"] for node in self._ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         there = [NodeAffinitySchedulingStrategy(place, soft=False) for place in places]
-        asked = [task.options(num_cpus=0, scheduling_strategy=one).remote(*given) for one in there]
+        return [task.options(num_cpus=0, scheduling_strategy=one).remote(*given) for one in there]
+
+    def _answered(self, asked: list[Any]) -> list[Any]:
+        """The answers of all nodes.
+
+        Raises:
+            InputError: a node that cannot run stance-harness.
+        """
         try:
             return self._ray.get(asked)
         except (self._ray.exceptions.RaySystemError, ModuleNotFoundError) as error:

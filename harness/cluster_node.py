@@ -90,11 +90,19 @@ class Made:
     error: InputError | ProofError | None = None
 
 
-def look(ground: Ground) -> Node:
-    """Whether this node sees the study's folder, and what it lacks of that which is read; the libraries are loaded by it."""
-    _settled(ground)
+def get_ready(environment: Mapping[str, str], argv: Sequence[str]) -> None:
+    """Load the libraries, which is most of what a process's first step takes."""
+    from harness.process import settle
+
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    sys.argv = list(argv)
+    settle()
     import harness.steps  # noqa: F401
 
+
+def look(ground: Ground) -> Node:
+    """Whether this node sees the study's folder, and what it lacks of that which is read."""
     lacks = tuple(read.name for read in ground.reads if not _has(read))
     return Node(platform.node(), __version__, Path(ground.seen).is_file(), lacks)
 
@@ -106,7 +114,7 @@ def carry_out(
 
     What a user has to put right comes back as a value, since trying again would not help; anything else is raised.
     """
-    _settled(ground)
+    get_ready(ground.environment, ground.argv)
     from harness.placed import Copy, place
 
     place({read.name: Copy(_placed(read, ground), read.title) for read in ground.reads})
@@ -161,15 +169,6 @@ def size_of(folder: Path) -> int:
     if folder.is_file():
         return folder.stat().st_size
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _settled(ground: Ground) -> None:
-    from harness.process import settle
-
-    for name, value in ground.environment.items():
-        os.environ.setdefault(name, value)
-    sys.argv = list(ground.argv)
-    settle()
 
 
 def _has(read: Read) -> bool:
