@@ -128,6 +128,7 @@ def read_yaml(path: Path, what: str = "file") -> tuple[Any, yaml.Node | None]:
         return (None if node is None else loader.construct_document(node)), node
     except UNREADABLE as error:
         said = one_line(str(error)).replace('"<unicode string>"', f'"{path.name}"')[:400]
+        said = said if isinstance(error, yaml.YAMLError) else f"a value does not fit its tag ({said})"
         raise InputError(f"{what} {path} is not readable YAML: {said}.") from None
 
 

@@ -64,6 +64,8 @@ def plugin_command(name: str, pairs: tuple[str, ...], **given: Any) -> Any:
     """
     import yaml
 
+    from harness.documents import UNREADABLE
+
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -71,6 +73,6 @@ def plugin_command(name: str, pairs: tuple[str, ...], **given: Any) -> Any:
             raise InputError(f"--option is {pair!r}; expected KEY=VALUE, every KEY once, such as floor=0.1.")
         try:
             options[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except UNREADABLE:
             raise InputError(f"--option is {pair!r}; expected a VALUE that is YAML, such as floor=0.1.") from None
     return localize_with(name, **given, options=options)

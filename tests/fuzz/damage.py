@@ -13,6 +13,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from harness.documents import UNREADABLE
+
 Files = dict[str, bytes]
 Chance = random.Random
 
@@ -134,7 +136,7 @@ def whole_yaml(data: bytes, chance: Chance) -> bytes:
     try:
         tree = grafted(yaml.safe_load(data), chance)
         return _bytes(yaml.safe_dump(tree, allow_unicode=True))
-    except (ValueError, yaml.YAMLError, RecursionError, TypeError):
+    except UNREADABLE:
         return data
 
 

@@ -14,6 +14,10 @@ import random
 import shutil
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +48,12 @@ WAYS = ("hypothesis", "atheris")
 @click.option("--format", "formats", multiple=True, type=click.Choice(NAMES), help="Default: all.")
 @click.option("--out", default=Path("build/fuzz"), show_default=True, type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True)
+@click.option("--jobs", default=os.cpu_count() or 1, show_default="cores", help="Processes at once.")
 @click.option("--quick", is_flag=True, help="All formats in one process and by hypothesis alone: no start-up for each.")
 @click.option("--child", type=click.Choice(WAYS), hidden=True)
-def main(inputs: int, formats: tuple[str, ...], out: Path, seed: int, quick: bool, child: str | None) -> None:
+def main(
+    inputs: int, formats: tuple[str, ...], out: Path, seed: int, jobs: int, quick: bool, child: str | None
+) -> None:
     if child:
         _find_modules()
         (carried_out if child == "hypothesis" else followed)(formats[0], inputs, out, seed)
@@ -57,7 +64,14 @@ def main(inputs: int, formats: tuple[str, ...], out: Path, seed: int, quick: boo
         _find_modules()
         rows = [carried_out(name, inputs, out, seed) for name in formats or NAMES]
     else:
-        rows = [_child(name, way, inputs // 2, out, seed) for name in formats or NAMES for way in WAYS]
+        asked = [(name, way) for name in formats or NAMES for way in WAYS]
+        rows = []
+        with ThreadPoolExecutor(jobs) as pool:
+            for row in pool.map(lambda pair: _child(*pair, inputs // 2, out, seed), asked):
+                click.echo(
+                    f"{row['format']} ({row['way']}): {row['inputs']:,} inputs, {row['finding']} findings", err=True
+                )
+                rows.append(row)
     for row in rows:
         if row.get("died"):
             click.echo(f"{row['format']} ({row['way']}) ended early: {row['died']}")
@@ -143,6 +157,7 @@ def followed(name: str, inputs: int, out: Path, seed: int) -> None:
     for number, (seed_files, file) in enumerate(files):
         (corpus / str(number)).write_bytes(bytes([number]) + seed_files[file])
 
+    @_or_die
     def one(data: bytes) -> None:
         if not data:
             return
@@ -153,6 +168,7 @@ def followed(name: str, inputs: int, out: Path, seed: int) -> None:
             shutil.rmtree(WORKING, ignore_errors=True)
             os._exit(0)  # libFuzzer would end the process with its own report
 
+    @_or_die
     def mutated(data: bytes, most: int, drawn_seed: int) -> bytes:
         chance = random.Random(drawn_seed)
         if not data or chance.random() < 0.5:
@@ -169,6 +185,21 @@ def followed(name: str, inputs: int, out: Path, seed: int) -> None:
     ]
     atheris.Setup([sys.argv[0], *arguments, str(corpus)], one, custom_mutator=mutated)
     atheris.Fuzz()
+
+
+def _or_die(work: Callable[..., Any]) -> Callable[..., Any]:
+    """An error of the fuzzer's own ends its process: libFuzzer would wait for ever on its way out."""
+
+    @wraps(work)
+    def done(*given: Any) -> Any:
+        try:
+            return work(*given)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+    return done
 
 
 def _finish(campaign: Any, result: Path) -> dict[str, Any]:

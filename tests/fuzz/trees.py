@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
+from harness.documents import UNREADABLE
+
 # Every character there is, halves of pairs among them.
 TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=40)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.sampled_from([2**63, -(10**400), 1e308])
@@ -60,7 +62,7 @@ def _made(files: Files, chance: random.Random, way: int, value: object, raw: byt
         else:
             at = chance.randrange(len(data) + 1)
             data = data[:at] + raw + data[at + chance.choice([0, len(raw), 8]) :]
-    except (ValueError, yaml.YAMLError, RecursionError, TypeError):
+    except UNREADABLE:
         data = raw
     return {**files, name: data}
 
