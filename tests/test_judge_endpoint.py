@@ -23,6 +23,7 @@ import pytest
 
 from harness import judges
 from harness.errors import InputError
+from harness.judges.cache import LabelCache
 from harness.judges.chat import Pace
 from harness.judges.endpoint import EndpointJudge, EndpointSettings, marked
 from harness.judges.panel import relabel
@@ -297,6 +298,16 @@ def test_a_broken_cache_is_an_input_error(server: Server, stance_cache: Path) ->
         EndpointJudge("m", server.url, QUICK)
 
 
+def test_a_damaged_cache_whose_error_is_no_text_is_an_input_error(tmp_path: Path) -> None:
+    file = tmp_path / "labels.sqlite"
+    LabelCache(file).close()
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"tablelabelslabels", b"tablela\xc3belslabel"))
+    assert file.read_bytes() != content
+    with pytest.raises(InputError, match="cannot be used"):
+        LabelCache(file)
+
+
 def test_the_cost_limit_refuses_before_the_first_request(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     priced = replace(QUICK, price_in=1000.0, price_out=1000.0)
     assert "None of them was sent" in refused(EndpointJudge("m", server.url, replace(priced, most_dollars=0.01)))
@@ -339,7 +350,7 @@ def test_requests_keep_the_pace_and_tries_count(server: Server) -> None:
         handler.send(500, b"") if len(server.asked) == 2 else handler.say(answer_in(body))
     )
     labels(EndpointJudge("m", server.url, replace(QUICK, per_minute=600)), ["left", "right", "neutral", "refused"])
-    assert len(server.times) == 5 and server.times[-1] - server.times[0] > 4 * 0.1 - 0.1  # the first may arrive late
+    assert len(server.times) == 5 and server.times[-1] - server.times[0] > 2 * 0.1  # not 4: the first may arrive late
 
 
 def test_the_key_is_nowhere_but_in_the_header(server: Server, stance_cache: Path) -> None:

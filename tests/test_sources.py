@@ -78,6 +78,11 @@ def test_paired_prompts_are_two_framings_of_one_item(tmp_path: Path) -> None:
         ("a.txt", "# nothing\n", "holds no statement"),
         ("a.jsonl", '{"question": "q"}\n', "has keys question; expected a folder of"),
         ("a.jsonl", '{"question": "Which?", "options": ["x", "y"], "values": ["low", 1]}\n', "record 1 cannot be read"),
+        (
+            "a.jsonl",
+            f'{{"question": "Which?", "options": ["x", "y"], "values": [{10**400}, 1]}}\n',
+            "record 1 cannot be read",
+        ),
         ("a.jsonl", '{"question": "Which?", "options": ["x", "y"], "values": [1]}\n', "2 options need as many values"),
         ("a.jsonl", '{"left": "x"}\n{"right": "y"}\n', "has keys left"),
         ("a.jsonl", '{"left": "Say it", "right": ""}\n', "record 1 lacks left or right"),

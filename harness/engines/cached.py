@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.characters import one_line
 from harness.engines import DeadEngineError, Engine, Tokens, check_length
 from harness.errors import InputError
 from harness.files import raise_unwritable
@@ -129,11 +130,12 @@ class AnswerStore:
             yield
         except sqlite3.ProgrammingError:  # a closed store, say: not the file's fault
             raise
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last: damaged, and its error quotes that
             if (number := _FULL.get(getattr(error, "sqlite_errorcode", -1))) is not None:
                 raise_unwritable(self.file, OSError(number, os.strerror(number)))
+            reason = one_line(str(error))
             raise InputError(
-                f"The answers' cache {self.file} cannot be used ({error}); expected a file that stance wrote and may "
+                f"The answers' cache {self.file} cannot be used ({reason}); expected a file that stance wrote and may "
                 f"write. {ADVICE}"
             ) from None
 

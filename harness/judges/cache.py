@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness.characters import one_line
 from harness.errors import InputError
 
 WAIT = 30.0  # seconds for another process to finish writing
@@ -48,8 +49,9 @@ class LabelCache:
     def _usable(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last: damaged, and its error quotes that
+            reason = one_line(str(error))
             raise InputError(
-                f"The judges' cache {self.file} cannot be used ({error}); expected a file that stance wrote and may "
+                f"The judges' cache {self.file} cannot be used ({reason}); expected a file that stance wrote and may "
                 "write. Remove it, set STANCE_CACHE to another folder, or set STANCE_JUDGE_CACHE=0 to do without."
             ) from None

@@ -22,7 +22,7 @@ def material(file: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
     for number, row in enumerate(records, 1):
         try:
             options, values = _listed(row["options"]), [_value(v) for v in _listed(row["values"])]
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise InputError(
                 f"{file} record {number} cannot be read ({error}); expected question, options and values, came "
                 f"{choices(map(str, row))}."

@@ -255,8 +255,9 @@ def environment(values: dict[str, str]) -> Iterator[None]:
     kept = dict(os.environ)
     try:
         for name, value in values.items():
-            if name.startswith(("STANCE_", "OPENAI_")) and "=" not in name and "\0" not in name + value:
-                os.environ[name] = value.encode("utf-8", "replace").decode()
+            whole, text = (part.encode("utf-8", "replace").decode() for part in (name, value))
+            if whole.startswith(("STANCE_", "OPENAI_")) and "=" not in whole and "\0" not in whole + text:
+                os.environ[whole] = text
         yield
     finally:
         os.environ.clear()
