@@ -127,7 +127,8 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
     if "checksum" not in manifest or "kind" not in manifest:
         return
     if how := changed(folder, manifest):
-        again = f" ({' '.join(map(str, manifest['command']))})" if manifest.get("command") else ""
+        command = manifest.get("command")
+        again = f" ({' '.join(map(str, command))})" if isinstance(command, list) and command else ""
         raise InputError(
             f"{folder} is not as it was finished: {how}. What it holds cannot be believed: put that file back, or remove the "
             f"folder and give its command again{again}."

@@ -71,9 +71,18 @@ def _wrong(column: pd.Series, kind: Kind) -> str:
     if not isinstance(column, pd.Series):
         return "two columns of that name"
     if kind in ("truth", "number"):
-        fits = pd.api.types.is_bool_dtype(column) if kind == "truth" else pd.api.types.is_numeric_dtype(column)
-        return "" if fits and not (kind == "truth" and column.isna().any()) else f"{column.dtype}"
-    for value in column:
+        truth = pd.api.types.is_bool_dtype(column)
+        fits = (
+            truth and not column.isna().any()
+            if kind == "truth"
+            else pd.api.types.is_numeric_dtype(column) and not truth
+        )
+        return "" if fits else f"{column.dtype}"
+    try:
+        values = list(column)
+    except UnicodeDecodeError:
+        return "bytes that are no text in UTF-8"
+    for value in values:
         if not isinstance(value, str):
             return f"a {type(value).__name__}"
         if kind != "text" and not _holds(value, kind):

@@ -25,6 +25,7 @@ from harness.engines.cached import AnswerStore, CachedEngine
 from harness.engines.torch import TorchEngine
 from harness.errors import InputError
 from harness.files import replacing, replacing_folder, write_json, write_tensors
+from harness.frames import read_frame
 from harness.models import resolve, weights_hash
 from harness.neurons import Neurons
 from harness.runs import SAMPLES as COLUMNS
@@ -140,6 +141,24 @@ def test_a_figure_edited_in_a_manifest_is_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"documents": 2', '"documents": 3'))
     with pytest.raises(InputError, match=r"not as it was finished: manifest\.json has changed"):
         load_measurement(tmp_path / "run")
+
+
+def test_a_command_that_is_none_breaks_no_refusal(tmp_path: Path) -> None:
+    file = measured(tmp_path / "run") / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"command": 7}))
+    with pytest.raises(InputError, match="not as it was finished"):
+        load_measurement(tmp_path / "run")
+
+
+def test_columns_of_another_kind_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pd.DataFrame({"value": [True, False]}).to_parquet(file)
+    with pytest.raises(InputError, match="column value holds bool; expected a number or nothing"):
+        read_frame(file, {"value": "number"}, "Make it again")
+    pd.DataFrame({"text": ["plain enough", "and more of it"]}).to_parquet(file, compression=None)
+    file.write_bytes(file.read_bytes().replace(b"plain enough", b"plain \xd2nough"))
+    with pytest.raises(InputError, match="no text in UTF-8|cannot be read"):
+        read_frame(file, {"text": "text"}, "Make it again")
 
 
 @pytest.mark.parametrize("schema, told", [(1, "older release.*make the run again"), (4, "newer release.*Upgrade")])
