@@ -157,7 +157,7 @@ def test_columns_of_another_kind_are_refused(tmp_path: Path) -> None:
         read_frame(file, {"value": "number"}, "Make it again")
     pd.DataFrame({"text": ["plain enough", "and more of it"]}).to_parquet(file, compression=None)
     file.write_bytes(file.read_bytes().replace(b"plain enough", b"plain \xd2nough"))
-    with pytest.raises(InputError, match="no text in UTF-8|cannot be read"):
+    with pytest.raises(InputError, match=r"no text in UTF-8|cannot be read"):
         read_frame(file, {"text": "text"}, "Make it again")
 
 
