@@ -26,7 +26,7 @@ demo: setup ## one small experiment end to end: reports/demo
 test: setup ## run the tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-torture: setup ## kill the demo's steps at 200 random points, carry them on, compare: build/torture.json (10 s a point)
+torture: setup ## kill the demo's steps at 200 random points, carry them on, compare: build/torture.json (21 minutes)
 	$(BIN)/python tests/torture
 
 bench: setup ## every benchmark, peers beside ours in one run: tables, and benchmarks/results/*.json
@@ -39,7 +39,7 @@ check: .venv/.installed ## lint, formatting, types, and known vulnerabilities of
 	$(BIN)/pyright
 	$(BIN)/python requirements/audit.py
 
-fuzz: .venv/.installed ## 10,000 damaged inputs of every format that is read: a table, and build/fuzz (an hour)
+fuzz: .venv/.installed ## 10,000 damaged inputs of every format that is read: a table, and build/fuzz (25 minutes)
 	$(BIN)/python tests/fuzz/run.py $(FUZZ)
 
 docs: .venv/.installed ## the documentation as a site: build/docs/index.html
