@@ -72,11 +72,8 @@ def _wrong(column: pd.Series, kind: Kind) -> str:
         return "two columns of that name"
     if kind in ("truth", "number"):
         truth = pd.api.types.is_bool_dtype(column)
-        fits = (
-            truth and not column.isna().any()
-            if kind == "truth"
-            else pd.api.types.is_numeric_dtype(column) and not truth
-        )
+        number = pd.api.types.is_numeric_dtype(column) and not truth
+        fits = number if kind == "number" else truth and not column.isna().any()
         return "" if fits else f"{column.dtype}"
     try:
         values = list(column)

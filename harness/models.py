@@ -217,10 +217,11 @@ def load_model(folder: str, dtype: torch.dtype | None = None, device: str = "cpu
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.distributed.configuration_utils import DistributedConfig
 
     options: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
     if shards > 1:
+        from transformers.distributed.configuration_utils import DistributedConfig
+
         options["distributed_config"] = DistributedConfig(fsdp_size=shards)
     with quiet(), _readable(folder, "weights"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", **options)
