@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from harness.neurons import Neurons
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -82,6 +84,30 @@ def matrix_product(dtype: torch.dtype, wide: int, hidden: int, where: str) -> tu
             torch.cuda.synchronize()
 
     return work, one * times
+
+
+def questions(tokenizer: Any, count: int) -> list[list[int]]:
+    """The first packaged questions as token ids, under the model's chat template."""
+    from harness.lmeval.roots import packaged_root
+    from harness.topics import find_topics
+
+    texts = [item.question for topic in find_topics([packaged_root()]).values() for item in topic.items][:count]
+    template = {"tokenize": True, "add_generation_prompt": True, "return_dict": True}
+    return [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], **template)["input_ids"] for text in texts
+    ]
+
+
+def some(model: Any, site: Any, share: float = 0.05) -> Neurons:
+    """Random neurons of every layer."""
+    import torch
+
+    from harness.neurons import Neurons
+    from harness.sites import mlps, width
+
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(len(mlps(model)), width(model, site), generator=generator) < share
+    return Neurons(mask, site, "benchmark")
 
 
 def _processor() -> str:

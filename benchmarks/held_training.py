@@ -3,7 +3,8 @@
     python benchmarks/held_training.py --examples 96 --rounds 3
 
 Both tune the same examples with the same recipe, each in its own process. Seconds are medians over the steps of a run
-without its first; memory is the peak of the process, loading and the proof afterwards included.
+without its first. Memory is the peak of the process: up to the end of the first round's last step, which is what the hold
+costs while it trains, and of all rounds with loading and, where neurons are held, the proof afterwards.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from common import Peer, arguments, median, publish
+
+
+def peak() -> float:
+    """Largest memory of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def trainer(kind: str, model: str, examples: int) -> dict[str, Callable[[], Any]]:
@@ -41,6 +47,7 @@ def trainer(kind: str, model: str, examples: int) -> dict[str, Callable[[], Any]
     mask = torch.rand(config.num_hidden_layers, config.intermediate_size) < 0.05
     hold = Neurons(mask, "mlp_act", weights_hash(model)) if kind == "held" else None
     times: list[float] = []
+    peaks: list[float] = []
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -48,6 +55,7 @@ def trainer(kind: str, model: str, examples: int) -> dict[str, Callable[[], Any]
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
             times.append(time.perf_counter())
+            peaks.append(peak())
 
     finetune._Progress = Clock  # type: ignore[assignment,misc]
 
@@ -59,7 +67,7 @@ def trainer(kind: str, model: str, examples: int) -> dict[str, Callable[[], Any]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         steps = [b - a for a, b in pairwise(times)]
-        return {"step": median(steps[1:]), "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        return {"step": median(steps[1:]), "in training": peaks[0], "peak": peak()}
 
     return {"train": train}
 
@@ -82,6 +90,7 @@ def main() -> None:
             "training": kind,
             "seconds a step": steps[kind],
             "ratio to plain": steps[kind] / steps["plain"],
+            "peak MB in training": runs[0]["in training"],
             "peak MB": max(one["peak"] for one in runs),
         }
         for kind, runs in found.items()

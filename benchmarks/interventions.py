@@ -1,11 +1,12 @@
-"""Interventions in vLLM: on against off, and against hooks on the Torch engine, at generation.
+"""Interventions in vLLM: on against off, and against hooks in Torch, at generation.
 
-    python benchmarks/interventions.py --prompts 120 --tokens 32
+    python benchmarks/interventions.py --prompts 120 --tokens 128
 
 Off is an engine whose gates are not in use. Without a compiled graph such gates cost one `if`; in a compiled graph they
 compute whether used or not, so that one is compared with an engine that has none, too. The op scales by 0.98, which costs
-what any other does and leaves answers their length. The agreement with Torch is measured over the packaged questions: the
-largest difference of option log-probabilities for every op and site, beside that of no op at all.
+what any other does and hardly changes the length of answers; what counts is the tokens a second that were written. Peers are
+the Torch engine, which batches by a budget of tokens, and transformers' `generate` under the same hooks in batches of 16.
+"bare matrix products" is a bound: those of the written tokens alone, at the rate this machine reaches.
 """
 
 from __future__ import annotations
@@ -14,28 +15,22 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import Peer, alternate, arguments, median, publish
+from common import Peer, alternate, arguments, matrix_product, median, publish, questions, some
 
 from harness.engines import Settings
 from harness.engines.torch import TorchEngine
 from harness.engines.vllm import VLLMEngine
-from harness.interventions import Op
-from harness.models import resolve
+from harness.interventions import Op, applying
+from harness.models import device, resolve
 from harness.neurons import Neurons
-from harness.sites import SITES, mlps, width
+from harness.process import settle
+from harness.sites import decoder_layers, mlps
 
 BARELY = Op(scale=0.98)
-OPS = ("zero", "scale=2", "constant=0.3", "range=-0.05:0.05:0")
+BATCH = 16  # of `generate`
 
 
-def some(model: Any, site: Any, share: float = 0.05) -> Neurons:
-    """Random neurons of every layer."""
-    generator = torch.Generator().manual_seed(0)
-    mask = torch.rand(len(mlps(model)), width(model, site), generator=generator) < share
-    return Neurons(mask, site, "benchmark")
-
-
-def compiled(folder: str, gated: bool, count: int, tokens: int) -> dict[str, Callable[[], Any]]:
+def compiled(folder: str, dtype: str, gated: bool, count: int, tokens: int) -> dict[str, Callable[[], Any]]:
     """An engine with a compiled graph: `off` and, where it has gates, `on` generate for the same prompts."""
     from vllm import LLM, SamplingParams
 
@@ -47,7 +42,7 @@ def compiled(folder: str, gated: bool, count: int, tokens: int) -> dict[str, Cal
         "worker_extension_cls": EXTENSION,
         "additional_config": {LOAD_FORMAT: 1},
     }
-    llm = LLM(model=folder, dtype="bfloat16", max_model_len=512, block_size=32, **(more if gated else {}))
+    llm = LLM(model=folder, dtype=dtype, max_model_len=512, block_size=32, **(more if gated else {}))  # type: ignore[arg-type]
     prompts: Any = [{"prompt_token_ids": ids} for ids in questions(llm.get_tokenizer(), count)]
     config = llm.llm_engine.model_config.hf_text_config
     shape = config.num_hidden_layers, config.intermediate_size
@@ -63,96 +58,88 @@ def compiled(folder: str, gated: bool, count: int, tokens: int) -> dict[str, Cal
     return {"off": lambda: generate(False), "on": lambda: generate(True)}
 
 
-def compare_compiled(folder: str, count: int, tokens: int, rounds: int) -> list[dict[str, Any]]:
+def compare_compiled(given: Any, folder: str) -> list[dict[str, Any]]:
     """Rows of the engines with compiled graphs."""
-    options = {"folder": folder, "count": count, "tokens": tokens}
+    options = {"folder": folder, "dtype": given.dtype, "count": given.prompts, "tokens": given.tokens}
     gated, plain = Peer(compiled, gated=True, **options), Peer(compiled, gated=False, **options)
     ways = {"no gates": (plain, "off"), "off": (gated, "off"), "on": (gated, "on")}
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
+    for _ in range(given.rounds):
         for name, (peer, what) in ways.items():
             taken[name].append(peer.run(what)[0])
     gated.close()
     plain.close()
-    off = median(taken["off"])
+    off, written = median(taken["off"]), given.prompts * given.tokens
     return [
-        {"way": f"vLLM compiled, {name}", "seconds": median(t), "ratio to off": median(t) / off}
+        {"way": f"vLLM compiled, {name}", "tokens/s": written / median(t), "time to off": median(t) / off}
         for name, t in taken.items()
     ]
 
 
-def questions(tokenizer: Any, count: int) -> list[list[int]]:
-    from harness.lmeval.roots import packaged_root
-    from harness.topics import find_topics
+def compare(given: Any, folder: str) -> list[dict[str, Any]]:
+    """Rows of the engines without compiled graphs, of the peers, and of the bound."""
+    settings = Settings(dtype=given.dtype, max_length=512)
+    served, hooked = VLLMEngine(folder, settings), TorchEngine.from_folder(folder, settings)
+    tokenizer = served.tokenizer
+    prompts, neurons = questions(tokenizer, given.prompts), some(hooked.model, "mlp_act")
+    written: dict[str, int] = {}
 
-    texts = [item.question for topic in find_topics([packaged_root()]).values() for item in topic.items][:count]
+    def count(way: str, answers: list[str]) -> None:
+        written[way] = sum(map(len, tokenizer(answers, add_special_tokens=False)["input_ids"]))
+
+    def engine(way: str, engine: Any, on: bool) -> None:
+        engine.intervene(neurons if on else None, BARELY)
+        count(way, engine.generate(prompts, given.tokens, []))
+
+    def transformers(way: str) -> None:
+        hooked.intervene(None, BARELY)
+        model: Any = hooked.model
+        answers: list[str] = []
+        with applying(model, neurons, BARELY):
+            for start in range(0, len(prompts), BATCH):
+                batch = tokenizer.pad(
+                    {"input_ids": prompts[start : start + BATCH]}, padding_side="left", return_tensors="pt"
+                ).to(model.device)
+                out = model.generate(**batch, max_new_tokens=given.tokens, do_sample=False)
+                answers += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        count(way, answers)
+
+    ways: dict[str, Callable[[str], None]] = {
+        "vLLM, off": lambda way: engine(way, served, False),
+        "vLLM, on": lambda way: engine(way, served, True),
+        "Torch engine, on": lambda way: engine(way, hooked, True),
+        f"generate under hooks, batch {BATCH}, on": transformers,
+    }
+    engine("warm-up", served, True)  # changing the gates empties the prefix cache, here and in every round
+    rounds = alternate({name: lambda name=name, work=work: work(name) for name, work in ways.items()}, given.rounds)
+    rates = {name: written[name] / median(taken) for name, taken in rounds.items()}
+    rates["bare matrix products"] = bound(hooked.model, given.rounds)
+    served.close()
+    hooked.close()
+    off, on = rates["vLLM, off"], rates["vLLM, on"]
     return [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=True, add_generation_prompt=True, return_dict=True
-        )["input_ids"]
-        for text in texts
+        {"way": way, "tokens/s": rate, "time to off": off / rate, "vLLM, on, is faster by": on / rate}
+        for way, rate in rates.items()
     ]
 
 
+def bound(model: Any, rounds: int) -> float:
+    """Tokens/s, did the machine nothing but the blocks' and the head's matrix products, once a token."""
+    down = mlps(model)[0].down
+    product, operations = matrix_product(model.dtype, down.inputs, down.outputs, device())
+    product()
+    speed = operations / median(alternate({"product": product}, rounds)["product"])
+    weights = sum(p.numel() for p in decoder_layers(model).parameters()) + model.get_output_embeddings().weight.numel()
+    return speed / (2 * weights)
+
+
 def main() -> None:
-    given = arguments(__doc__ or "", model="smollm2-135m-instruct", prompts=120, tokens=32, probes=200, rounds=5)
+    given = arguments(__doc__ or "", model="smollm2-135m-instruct", dtype="bfloat16", prompts=120, tokens=128, rounds=3)
+    settle()
     folder = resolve(given.model)
-    served = VLLMEngine(folder, Settings(dtype="bfloat16", max_length=512))
-    hooked = TorchEngine.from_folder(folder, Settings(dtype="bfloat16", max_length=512))
-    prompts, neurons = questions(served.tokenizer, given.prompts), some(hooked.model, "mlp_act")
-
-    def generate(engine: Any, on: bool) -> None:
-        engine.intervene(neurons if on else None, BARELY)
-        engine.generate(prompts, given.tokens, [])
-
-    ways = {
-        "vLLM, off": lambda: generate(served, False),
-        "vLLM, on": lambda: generate(served, True),
-        "Torch hooks, on": lambda: generate(hooked, True),
-    }
-    generate(served, False)
-    rounds = alternate(ways, given.rounds)
-    seconds = {name: median(taken) for name, taken in rounds.items()}
-    off = seconds["vLLM, off"]
-    rows = [{"way": name, "seconds": taken, "ratio to off": taken / off} for name, taken in seconds.items()]
-    served.close()
-    hooked.close()
-    rows += compare_compiled(folder, given.prompts, given.tokens, given.rounds)
-    agreement = {dtype: agree(folder, dtype, given.probes) for dtype in ("float32", "bfloat16")}
-    about = {
-        "prompts": given.prompts,
-        "tokens": given.tokens,
-        "probes": given.probes,
-        "rounds": rounds,
-        "largest_difference": agreement,
-    }
+    rows = [*compare(given, folder), *compare_compiled(given, folder)]
+    about = {"dtype": given.dtype, "prompts": given.prompts, "tokens": given.tokens, "rounds": given.rounds}
     publish("interventions", rows, given.out, model=given.model, **about)
-    for dtype, found in agreement.items():
-        print(f"Largest difference of option log-probabilities against Torch hooks, {dtype}: {found}")
-
-
-def agree(folder: str, dtype: str, probes: int) -> dict[str, float]:
-    """Largest difference between the engines' option log-probabilities, per site and op."""
-    served = VLLMEngine(folder, Settings(dtype=dtype, max_length=512))
-    hooked = TorchEngine.from_folder(folder, Settings(dtype=dtype, max_length=512))
-    letters = [served.tokenizer.convert_tokens_to_ids(x) for x in "ABCD"]
-    asked = [(ids, letters) for ids in questions(served.tokenizer, probes)]
-    found = {"no op": apart(served, hooked, asked)}
-    for site in SITES:
-        neurons = some(hooked.model, site)
-        for op in map(Op.parse, OPS):
-            for engine in (served, hooked):
-                engine.intervene(neurons, op)
-            found[f"{site} {op}"] = apart(served, hooked, asked)
-    served.close()
-    hooked.close()
-    return found
-
-
-def apart(served: VLLMEngine, hooked: TorchEngine, asked: list[Any]) -> float:
-    """Largest difference of the two engines' option log-probabilities."""
-    scores = [torch.tensor(engine.score_choices(asked)) for engine in (served, hooked)]
-    return float((scores[0] - scores[1]).abs().max())
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from harness.compare import Measured
 
 
@@ -17,31 +19,36 @@ def noise_floor(shifts: pd.DataFrame, measure: str) -> float | None:
     return None if rows.empty else float(rows["shift"].abs().max())
 
 
+def beyond(row: Mapping[str, Any] | pd.Series, floor: float | None) -> bool:
+    """Whether the interval of a shift lies wholly beyond the noise floor, or beyond zero where that was not measured."""
+    limit = floor or 0.0
+    return bool(row["low"] > limit or row["high"] < -limit)
+
+
 def verdict(
     shifts: pd.DataFrame, summary: pd.DataFrame, measures: dict[str, dict[str, str]], headline: str, topics: list[str]
 ) -> list[str]:
-    """Per tuned topic: what moved, by every measure, and what each mitigation did, by the headline measure."""
+    """Per tuned topic: what each fine-tune moved, and what each mitigation did by the headline measure.
+
+    One fine-tune on a topic is described by every measure, several by the headline measure alone.
+    """
     sentences = []
     for topic in topics:
-        for name, about in measures.items():
-            tuned = _of(shifts, name, "tuned", topic)
-            if not tuned.empty:
-                sentences.append(f"{about['title']}: {_moved(tuned, topic, about['unit'], noise_floor(shifts, name))}")
-        sentences += _mitigated(_of_runs(summary, shifts, headline, topic))
+        tuned = shifts[(shifts["role"] == "tuned") & shifts["run"].isin(_runs_on(shifts, topic))]
+        several = tuned["run"].nunique() > 1
+        for (run, name), rows in tuned.groupby(["run", "measure"], sort=False):
+            if name == headline or not several:
+                title, unit = measures[str(name)]["title"], measures[str(name)]["unit"]
+                said = _moved(rows, topic, unit, noise_floor(shifts, str(name)))
+                sentences.append(f"{title}, {run}: {said}" if several else f"{title}: {said}")
+        sentences += _mitigated(
+            summary[(summary["measure"] == headline) & summary["run"].isin(_runs_on(shifts, topic))]
+        )
     return sentences or ["The runs differ as the table shows; none of them says which topic it was tuned on."]
 
 
 def _runs_on(shifts: pd.DataFrame, topic: str) -> set[str]:
     return set(shifts[(shifts["topic"] == topic) & shifts["on_topic"]]["run"])
-
-
-def _of(shifts: pd.DataFrame, measure: str, role: str, topic: str) -> pd.DataFrame:
-    mine = _runs_on(shifts, topic)
-    return shifts[(shifts["measure"] == measure) & (shifts["role"] == role) & shifts["run"].isin(mine)]
-
-
-def _of_runs(summary: pd.DataFrame, shifts: pd.DataFrame, measure: str, topic: str) -> pd.DataFrame:
-    return summary[(summary["measure"] == measure) & summary["run"].isin(_runs_on(shifts, topic))]
 
 
 def _interval(row: pd.Series, value: str = "value", scale: float = 1.0, digits: int = 3, plus: bool = True) -> str:
@@ -51,29 +58,31 @@ def _interval(row: pd.Series, value: str = "value", scale: float = 1.0, digits: 
 
 
 def _moved(tuned: pd.DataFrame, topic: str, unit: str, floor: float | None) -> str:
-    limit = floor or 0.0
     off = tuned[~tuned["on_topic"] & ~tuned["control"]]
-    moved = off[((off["low"] > limit) | (off["high"] < -limit)) & (off["p_holm"] < 0.05)]
+    moved = [row["topic"] for _, row in off.iterrows() if beyond(row, floor) and row["p_holm"] < 0.05]
     against = "zero (the noise floor was not measured)" if floor is None else f"the noise floor of {floor:.3f}"
-    named = f" ({', '.join(moved['topic'])})" if len(moved) else ""
+    named = f" ({', '.join(moved)})" if moved else ""
     drift = tuned[tuned["control"]]
     others = f"{len(moved)} of {len(off)} other topics{named} by more than {against} (Holm-corrected p below 0.05)."
     if not len(off):
         others = "no other topic was asked about."
-    return f"{_moved_itself(tuned, topic, unit)}{others}" + "".join(
+    return f"{_moved_itself(tuned, topic, unit, floor)}{others}" + "".join(
         f" The control {row['topic']}, which has no politics in it, moved by {_interval(row, 'shift')}."
         for _, row in drift.iterrows()
     )
 
 
-def _moved_itself(tuned: pd.DataFrame, topic: str, unit: str) -> str:
+def _moved_itself(tuned: pd.DataFrame, topic: str, unit: str, floor: float | None) -> str:
+    """The tuned topic was named beforehand, so its interval alone decides and nothing is corrected for the others."""
     own = tuned[tuned["on_topic"]]
     if own.empty:
         return f"tuning on {topic}, which this measure did not ask about, moved "
     on = own.iloc[0]
-    unclear = on["low"] <= 0 <= on["high"] and on["mde"] > 0  # 0: no item differs from another
-    least = f" (a shift of {on['mde']:.3f} could have been found)" if unclear else ""
-    return f"tuning on {topic} moved {topic} by {_interval(on, 'shift')} {unit}{least} and "
+    found = f"{_interval(on, 'shift')} {unit}"
+    if beyond(on, floor):
+        return f"tuning on {topic} moved {topic} by {found} and "
+    least = f"; a shift of {on['mde']:.3f} could have been found" if on["mde"] > 0 else ""  # 0: all items alike
+    return f"tuning on {topic} did not clearly move {topic} ({found}{least}), and it moved "
 
 
 def _mitigated(summary: pd.DataFrame) -> list[str]:

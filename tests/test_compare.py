@@ -95,6 +95,15 @@ def test_the_verdict_counts_topics_beyond_the_noise_floor_and_names_the_control(
     assert "2 of 2 other topics" in verdict and "more than its control" in verdict
 
 
+def test_each_fine_tune_is_judged_by_itself_and_one_that_hardly_moved_is_not_said_to_have_moved(tmp_path: Path) -> None:
+    tuned = {"on_topic": "a", "reference": "base"}
+    runs = [run(tmp_path, "base", BASE, "base"), run(tmp_path, "again", shifted(0.2, 0.1), "noise", reference="base")]
+    runs += [run(tmp_path, "weak", shifted(0.1, 0.0), **tuned), run(tmp_path, "strong", shifted(0.3, 0.5), **tuned)]
+    weak, strong = compare(load_runs(runs)).verdict
+    assert "weak: tuning on a did not clearly move a (+0.100" in weak and "0 of 2 other topics" in weak
+    assert "strong: tuning on a moved a by +0.300" in strong and "2 of 2 other topics" in strong
+
+
 def test_without_a_control_nothing_is_credited(study: list[Path]) -> None:
     c = compare(load_runs(study[:4]))
     assert "no random control" in " ".join(c.verdict)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from harness.report.content import records, runs_of, topic_name, topics_of, trained_on
 from harness.report.figures import Group, Point
 from harness.report.tables import NONE, number
-from harness.verdict import noise_floor
+from harness.verdict import beyond, noise_floor
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
@@ -49,8 +49,7 @@ def _band(rows: list[dict[str, Any]]) -> tuple[float, float] | None:
 
 def clear(comparison: Comparison, row: dict[str, Any]) -> bool:
     """Whether a shift is beyond the noise floor, and significant after Holm's correction where the frame has it."""
-    floor = noise_floor(comparison.shifts, row["measure"]) or 0.0
-    return (row["low"] > floor or row["high"] < -floor) and row.get("p_holm", 0.0) < 0.05
+    return beyond(row, noise_floor(comparison.shifts, row["measure"])) and row.get("p_holm", 0.0) < 0.05
 
 
 def stance_finding(comparison: Comparison, measure: str) -> str:

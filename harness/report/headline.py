@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.report.content import records, runs_of, topic_name, trained_on
 from harness.report.findings import clear
 from harness.report.tables import interval, number
+from harness.verdict import beyond, noise_floor
 
 if TYPE_CHECKING:
     from harness.compare import Comparison
@@ -33,7 +34,7 @@ def _one(comparison: Comparison, run: str, topic: str) -> str:
     name = topic_name(topic).lower()
     if on is None:
         start = f"What tuning on {name} did to {name} was not measured; it"
-    elif on["low"] <= 0 <= on["high"]:
+    elif not beyond(on, noise_floor(comparison.shifts, comparison.headline)):
         found = f"{number(on['shift'])} {unit} {interval(on['low'], on['high'])}"
         start = f"Tuning on {name} did not clearly move the stance on {name} ({found}); it"
     else:
