@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from safetensors import SafetensorError, safe_open
 
 from harness.characters import one_line
-from harness.checksums import intact
+from harness.checksums import digest, file_hash, intact
 from harness.documents import read_object
 from harness.errors import InputError, ProofError, choices
 from harness.models import weights_hash
@@ -99,6 +99,18 @@ def adapter_config(adapter: Path) -> AdapterConfig:
             "names. Merge the adapter with peft, where you trust it, and give the merged model."
         )
     return read
+
+
+def adapter_hash(adapter: Path) -> str:
+    """What an adapter does to its base: its weights, and the settings that act (a scale, say), not where it was made.
+
+    Raises:
+        InputError: as `adapter_config`.
+    """
+    adapter_config(adapter)
+    settings = read_object(adapter / "adapter_config.json")
+    acting = {key: value for key, value in settings.items() if key not in SILENT}
+    return digest([file_hash(adapter / "adapter_model.safetensors"), acting])
 
 
 def check_adapter(adapter: Path, folder: str) -> AdapterConfig:

@@ -1,9 +1,10 @@
 """What the wording does: effect and spread of every axis along which the probes are varied.
 
-Items stay the unit. An effect compares levels of one axis within the same item; its spread is the standard deviation of
-the levels' means. Order and polarity are read where they cannot cancel: order in the preference for the first option
-(`first`), polarity in agreement whatever is said (`agree`). A stance that such an effect exceeds says more about the form
-than about the matter (Roettger et al. 2024, arXiv 2402.16786).
+Items stay the unit. An effect compares levels of one axis within the same item, at the first level of the other axis. Its
+spread is the standard deviation of the levels, the first of them 0 and each other its effect; of kinds, which are other
+items, it is that of their means. Order and polarity are read where they cannot cancel: order in the preference for the first
+option (`first`), polarity in agreement whatever is said (`agree`). A stance that such an effect exceeds says more about the
+form than about the matter (Roettger et al. 2024, arXiv 2402.16786).
 """
 
 from __future__ import annotations
@@ -62,19 +63,16 @@ def _one(kind: str, axis: str, level: str, items: pd.Series, spread: float = flo
 
 
 def _levels(kind: str, axis: str, part: pd.DataFrame) -> list[dict[str, Any]]:
-    levels = list(dict.fromkeys(part[axis].dropna()))
-    means = {level: _by_item(at, at["stance"]) for level in levels if len(at := part[part[axis] == level])}
-    spread = float(np.std([series.mean() for series in means.values()]))
+    # Where wordings and forcings are crossed, one axis is read at the first level of the other; where they take turns
+    # (design: rotated), other wordings are asked at the first forcing alone, and the other way round.
+    across = {"wording": "forcing", "forcing": "wording"}.get(axis)
+    if across is not None:
+        part = part[part[across] == part[across].iloc[0]]
+    means = {level: _by_item(at, at["stance"]) for level, at in part.groupby(axis, sort=False)}
+    (first, base), *rest = means.items()
     if axis == "kind":
-        return [_one(kind, axis, level, series, spread) for level, series in means.items()]
-    first, rest = levels[0], levels[1:]
-    reference = part[part[axis] == first]
-    if axis == "wording":  # other wordings are asked at the first forcing alone
-        reference = reference[reference["forcing"] == reference["forcing"].iloc[0]]
-    elif axis == "forcing":
-        reference = reference[reference["wording"] == reference["wording"].iloc[0]]
-    base = _by_item(reference, reference["stance"])
-    return [
-        _one(kind, axis, f"{level} - {first}", (means[level] - base).reindex(means[level].index), spread)
-        for level in rest
-    ]
+        spread = float(np.std([series.mean() for series in means.values()]))
+        return [_one(kind, axis, str(level), series, spread) for level, series in means.items()]
+    changes = {level: (series - base).reindex(series.index) for level, series in rest}
+    spread = float(np.std([0.0, *(change.mean() for change in changes.values())]))
+    return [_one(kind, axis, f"{level} - {first}", change, spread) for level, change in changes.items()]

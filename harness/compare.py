@@ -166,6 +166,7 @@ def _check_prompts(runs: list[Measured]) -> None:
             raise InputError(
                 f"Runs {run.label} and {reference.label} share no documents; measure them with the same tasks."
             )
+        _check_variants(run, reference)
         differ = both[both["prompt_hash"] != both["prompt_hash_reference"]]
         if len(differ):
             first = differ.iloc[0]
@@ -174,6 +175,21 @@ def _check_prompts(runs: list[Measured]) -> None:
                 f"prompts (first: {first['topic']} {first['item']}). They cannot be paired: measure both with the same "
                 "topics and the same chat template."
             )
+
+
+def _check_variants(run: Measured, reference: Measured) -> None:
+    """Refuse runs that asked an item in other variants: its value is their mean, so it would shift with the wording."""
+    asked, before = (one.samples.groupby(KEY[:3])["variant"].agg(frozenset) for one in (run, reference))
+    shared = asked.index.intersection(before.index)
+    differ = shared[[asked[item] != before[item] for item in shared]]
+    if len(differ):
+        topic, kind, item = differ[0]
+        more = sorted(asked[differ[0]] ^ before[differ[0]])
+        raise InputError(
+            f"Runs {run.label} and {reference.label} were asked {len(differ)} of {len(shared)} items in different variants "
+            f"(first: {topic} {kind} {item}; only one has {choices(more[:4])}). They cannot be paired: measure both with "
+            "the same --axes."
+        )
 
 
 def _rates(runs: list[Measured]) -> pd.DataFrame:

@@ -85,6 +85,23 @@ def check_tasks(asked: Asked) -> None:
             )
 
 
+def check_pairs_alone(asked: Asked, study: str) -> None:
+    """Refuse other formats of stance probes, for a study that has one number per topic: nats per token of pairs.
+
+    Raises:
+        InputError: a task that asks a topic in another format.
+    """
+    from harness.lmeval.roots import task_manager
+
+    manager = task_manager(list(asked.folders), axes=asked.axes)
+    named = manager.load(manager.match_tasks(list(asked.tasks)))["tasks"]
+    if odd := sorted(name for name in named if (_format(name) or "pairs") != "pairs"):
+        raise InputError(
+            f"{study} reads topics by their pairs, in nats per token; tasks ask {choices(odd[:4])} too, which are of other "
+            f'units. Name the pairs: tasks: ["{GROUP}_*_pairs"], or {GROUP}_TOPIC_pairs.'
+        )
+
+
 def uses_chat(tokenizer: Any, setting: str) -> bool:
     """`auto` -> whether the model has a chat template; `on` demands one.
 

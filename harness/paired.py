@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,12 @@ from harness import statistics as st
 from harness.statistics import Resampled, combine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from harness.compare import Measured
 
+K = TypeVar("K")
+T = TypeVar("T")
 Parts = dict[str, Resampled]
 # A model that never answers has no lean; its diagnosis says why, and it has no shift.
 _NO_ANSWER = Resampled(0.0, np.zeros(1), (), 0)
@@ -27,6 +31,14 @@ def item_values(samples: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
     values = [json.loads(text).get(value) for text in rows["values"]]
     numbers = rows.assign(value=pd.to_numeric(pd.Series(values, index=rows.index), errors="coerce"))
     return numbers.groupby(["topic", "item"], sort=True)[["value"]].mean().reset_index()
+
+
+def judged_by(tuned: Iterable[tuple[K, T]]) -> dict[K, T]:
+    """Topic -> the plain fine-tune that others on it are judged by; a topic with several has none."""
+    found: dict[K, list[T]] = {}
+    for topic, run in tuned:
+        found.setdefault(topic, []).append(run)
+    return {topic: runs[0] for topic, runs in found.items() if len(runs) == 1}
 
 
 class PairedMeasure:
@@ -99,7 +111,7 @@ class PairedMeasure:
 
     def summary(self) -> list[dict[str, Any]]:
         rows, reductions = [], {}
-        tuned = {run.on_topic: run for run in self.runs if run.role == "tuned"}
+        tuned = judged_by((run.on_topic, run) for run in self.runs if run.role == "tuned")
         for run in self.runs:
             parts = self._parts(run)
             if parts is None:
@@ -120,8 +132,15 @@ class PairedMeasure:
         return self._row(run, metric=name, value=e.value, low=e.low, high=e.high, n=n)
 
     def _net(self, reductions: Parts) -> list[dict[str, Any]]:
+        """Reductions less those of the controls of the same share; without shares, of a topic's only held run."""
         rows = []
-        for run in self.runs:
+        held = [run for run in self.runs if run.role == "inhibited"]
+        for run in held:
+            beside = [
+                r for r in held if r.on_topic == run.on_topic and r.detail.get("share") == run.detail.get("share")
+            ]
+            if len(beside) > 1:
+                continue
             controls = [
                 reductions[c.label]
                 for c in self.runs
@@ -130,7 +149,7 @@ class PairedMeasure:
                 and c.on_topic == run.on_topic
                 and c.detail.get("share") == run.detail.get("share")
             ]
-            if run.role == "inhibited" and run.label in reductions and controls:
+            if run.label in reductions and controls:
                 net = combine(lambda a, *rest: a - sum(rest) / len(rest), reductions[run.label], *controls)
                 rows.append(self._metric(run, "net_reduction", net))
         return rows

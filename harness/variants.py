@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.adapters import check_adapter, merged
+from harness.adapters import adapter_hash, check_adapter, merged
 from harness.checksums import digest, file_hash, intact
 from harness.errors import InputError, ProofError
 from harness.files import replacing_folder
@@ -41,7 +41,7 @@ def materialise(model: str, adapter: Path | None = None, neurons: Neurons | None
         check_adapter(adapter, folder)
     key = {
         "model": weights_hash(folder),
-        "adapter": file_hash(adapter / "adapter_model.safetensors") if adapter else None,
+        "adapter": adapter_hash(adapter) if adapter else None,
         "neurons": None if neurons is None else digest([neurons.model, neurons.mask.nonzero().tolist()]),
         "site": None if neurons is None else neurons.site,
         "factor": None if neurons is None else op.scale,
@@ -124,7 +124,7 @@ class Variant:
         return {
             "model": title(self.model),
             "weights": weights_hash(folder),
-            "adapter": file_hash(self.adapter / "adapter_model.safetensors") if self.adapter else None,
+            "adapter": adapter_hash(self.adapter) if self.adapter else None,
             "neurons": file_hash(self.neurons) if self.neurons else None,
             "op": str(self.op) if self.op else None,
         }

@@ -130,7 +130,28 @@ def warnings_of(runs: list[Measured]) -> list[str]:
         found.append("The noise floor was not measured: no second measurement of the base is among the runs.")
     if any(run.role == "inhibited" for run in runs) and not any(run.role == "control" for run in runs):
         found.append("No random control is among the runs, so no reduction here can be credited to the neurons.")
+    found += _unjudged(runs)
     engines = {run.manifest["spec"].get("engine") for run in runs if run.role != "patched"}
     if len(engines) > 1:
         found.append("Runs were measured on different engines; part of their difference is the engine's.")
+    return found
+
+
+def _unjudged(runs: list[Measured]) -> list[str]:
+    """What is left out because it cannot be told which run another belongs to."""
+    found = []
+    held = [run for run in runs if run.role == "inhibited"]
+    for topic in sorted({run.on_topic for run in held if run.on_topic}):
+        plain = [run.label for run in runs if run.role == "tuned" and run.on_topic == topic]
+        if len(plain) > 1:
+            found.append(
+                f"{topic} has {len(plain)} plain fine-tunes ({', '.join(plain)}), so no reduction and no kept share is "
+                "given for it: compare each with its own mitigations."
+            )
+        shares = [run.detail.get("share") for run in held if run.on_topic == topic]
+        if len(set(shares)) < len(shares) and any(run.role == "control" and run.on_topic == topic for run in runs):
+            found.append(
+                f"{topic} has several held runs and nothing says which control is whose, so no reduction net of controls "
+                "is given for them: compare each with its own."
+            )
     return found

@@ -41,6 +41,15 @@ def test_a_merged_adapter_states_what_it_changed(folder, adapter: Path) -> None:
     assert Variant(folder("llama"), adapter).effect() == made and Variant(folder("llama")).effect() is None
 
 
+def test_another_scale_is_another_variant_and_another_place_of_the_base_is_none(folder, adapter: Path) -> None:
+    base = folder("llama")
+    served, spec = materialise(base, adapter), Variant(base, adapter).spec()
+    changed(adapter, base_model_name_or_path="elsewhere", peft_version="9")
+    assert materialise(base, adapter) == served and Variant(base, adapter).spec() == spec
+    changed(adapter, lora_alpha=64)
+    assert materialise(base, adapter) != served and Variant(base, adapter).spec() != spec
+
+
 @pytest.mark.parametrize("factor", [0.0, 1e-30, float("nan")])
 def test_an_adapter_that_changes_nothing_or_breaks_is_refused(folder, adapter: Path, factor: float) -> None:
     weights = load_file(adapter / "adapter_model.safetensors")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -36,6 +37,34 @@ def test_every_effect_is_read_where_it_cannot_cancel() -> None:
     assert effect(found, "forcing") == pytest.approx(0.0)
     assert found[found["axis"] == "wording"]["level"].item() == "paraphrase_1 - original"
     assert set(found["n"]) == {4}
+
+
+def test_crossed_axes_do_not_mix(stance: float = 0.1) -> None:
+    rows = []
+    for item, wording, forcing in product(range(4), ("original", "paraphrase_1"), ("soft", "hard")):
+        values = {"stance": stance + (0.4 if forcing == "hard" else 0.0)}
+        axes = {"wording": wording, "forcing": forcing}
+        rows.append(
+            {"format": "statements", "topic": "t", "item": f"s{item}", "variant": "", "answer": ""}
+            | {"values": json.dumps(values), "axes": json.dumps(axes)}
+        )
+    found = axis_effects(pd.DataFrame(rows))
+    assert effect(found, "wording") == pytest.approx(0) and effect(found, "forcing") == pytest.approx(0.4)
+    assert found[found["axis"] == "wording"]["spread"].item() == pytest.approx(0)
+    assert found[found["axis"] == "forcing"]["spread"].item() == pytest.approx(0.2)
+
+
+def test_wordings_that_take_turns_over_unlike_items_have_no_spread_of_their_own() -> None:
+    rows = []
+    for item, other in enumerate(("paraphrase_1", "paraphrase_2")):
+        for wording in ("original", other):
+            rows.append(
+                {"format": "statements", "topic": "t", "item": f"s{item}", "variant": "", "answer": ""}
+                | {"values": json.dumps({"stance": float(item)})}
+                | {"axes": json.dumps({"wording": wording, "forcing": "soft"})}
+            )
+    found = axis_effects(pd.DataFrame(rows))
+    assert list(found["value"]) == [0, 0] and set(found["spread"]) == {0}
 
 
 def test_a_steady_model_has_no_effects_and_no_spread() -> None:

@@ -120,6 +120,43 @@ def test_different_prompts_are_refused(tmp_path: Path) -> None:
         compare(load_runs(runs))
 
 
+def test_other_variants_of_an_item_are_refused(tmp_path: Path) -> None:
+    runs = [run(tmp_path, "base", BASE, "base"), run(tmp_path, "tuned", BASE)]
+    manifest, samples = load_measurement(runs[0])
+    both = pd.concat([samples, samples[samples["item"] == "a3"].assign(variant="hard")], ignore_index=True)
+    save_measurement(Run(runs[0], "measure", manifest["spec"]), {}, both)
+    with pytest.raises(
+        InputError, match=r"1 of 60 items in different variants \(first: a pairs a3; only one has hard\)"
+    ):
+        compare(load_runs(runs))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_was_held_is_not_judged_by_whichever_plain_fine_tune_came_last(tmp_path: Path, order: int) -> None:
+    tuned = {"on_topic": "a", "reference": "base"}
+    plain = [run(tmp_path, "right", shifted(1.0, 0.5), **tuned), run(tmp_path, "left", shifted(-1.0, -0.2), **tuned)]
+    held = [run(tmp_path, "held", shifted(0.8, 0.2), "inhibited", **tuned)]
+    c = compare(load_runs([run(tmp_path, "base", BASE, "base"), *plain[::order], *held]))
+    assert set(c.summary[c.summary["run"] == "held"]["metric"]) == {
+        "on_topic_shift", "rmse_cross", "mean_abs_off", "off_on_ratio"
+    }  # fmt: skip
+    assert any("a has 2 plain fine-tunes" in w and "compare each with its own" in w for w in c.warnings)
+    assert "fell by" not in " ".join(c.verdict)
+    assert write_report(c, tmp_path / "report").is_file()
+
+
+def test_controls_of_unnamed_shares_are_not_pooled(tmp_path: Path) -> None:
+    tuned = {"on_topic": "a", "reference": "base"}
+    runs = [run(tmp_path, "base", BASE, "base"), run(tmp_path, "plain", shifted(1.0, 0.5), **tuned)]
+    runs += [run(tmp_path, f"control-{n}", shifted(0.9, n / 10), "control", **tuned) for n in (1, 4)]
+    runs += [run(tmp_path, f"held-{n}", shifted(0.9, n / 10), "inhibited", **tuned) for n in (1, 4)]
+    one = compare(load_runs(runs[:5]))
+    assert value(one, "held-1", "net_reduction") == pytest.approx(0.8 - (0.8 + 0.2) / 2)
+    both = compare(load_runs(runs))
+    assert "net_reduction" not in set(both.summary["metric"])
+    assert any("nothing says which control is whose" in w for w in both.warnings)
+
+
 def test_fewer_items_are_compared_on_those_shared(tmp_path: Path) -> None:
     runs = [run(tmp_path, "base", BASE, "base"), run(tmp_path, "tuned", shifted(1, 0.5), items=20, on_topic="a")]
     rows = compare(load_runs(runs)).shifts

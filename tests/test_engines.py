@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model
 from harness import engines
 from harness.engines import Settings, start
 from harness.engines.torch import TorchEngine
-from harness.engines.vllm import VLLMEngine
+from harness.engines.vllm import _NOT_SHAPE, VLLMEngine, _shape
 from harness.engines.vllm_scoring import continuation_scores
 from harness.errors import InputError, ProofError
 from harness.interventions import ZERO, Op
@@ -262,6 +262,30 @@ def test_adapters_are_merged_unless_the_engine_was_started_for_them(
         start("torch", embedded, Settings(adapters="request"))
     with pytest.raises(InputError, match="merge, request"):
         start("vllm", embedded, Settings(adapters="both"))
+
+
+def test_continuations_are_asked_in_the_order_they_come_in() -> None:
+    """A second measurement of the base is asked in another order, which must reach the engine."""
+    seen: list[list[list[int]]] = []
+
+    def ask(prompts: list[list[int]], params: Any, what: str) -> Any:
+        if what == "scoring":
+            seen.append(prompts)
+            raise InterruptedError
+        return []
+
+    asked = [([context], [context + 1, context + 2]) for context in (30, 10, 20, 10)]
+    for order in (asked, asked[::-1]):
+        with pytest.raises(InterruptedError):
+            continuation_scores(ask, order, block=32)
+    assert seen == [[[30, 31, 32], [10, 11, 12], [20, 21, 22]], [[10, 11, 12], [20, 21, 22], [30, 31, 32]]]
+
+
+def test_under_auto_another_dtype_is_not_swapped_in(folder: Callable[[str], str], tmp_path: Path) -> None:
+    other = t.save(load_model(folder("llama")).bfloat16(), tmp_path / "other")
+    assert _shape(folder("llama"), _NOT_SHAPE) == _shape(other, _NOT_SHAPE)
+    under_auto = _NOT_SHAPE - {"dtype", "torch_dtype"}
+    assert _shape(folder("llama"), under_auto) != _shape(other, under_auto)
 
 
 def test_another_architecture_is_not_swapped_in(vllm_engine: VLLMEngine, folder: Callable[[str], str]) -> None:

@@ -261,6 +261,8 @@ def test_the_study_runs_and_says_the_same_again(base, stance_cache, tmp_path):
         ({"tune": None}, "exactly one of `tune`"),
         ({"shares": [0.2, 0.2]}, "0.2 stands twice"),
         ({"shares": [2.0]}, r"shares holds 2.0"),
+        ({"measure": {}}, "tasks ask .*_open, .* Name the pairs"),
+        ({"patch": {"tasks": ["political_stance_race"]}}, "tasks ask political_stance_race_open"),
         ({"random_seeds": [0]}, "random_seeds"),
     ],
 )

@@ -20,9 +20,10 @@ from harness.mitigation import Material, Mitigation, Training
 from harness.models import load_model
 from harness.neurons import Neurons
 from harness.recipe import Recipe
-from harness.runs import Run
+from harness.runs import Run, load_measurement, open_run, save_measurement
 from harness.topics import all_topics
 from plugins import mitigation
+from plugins.studies.spillover import Cell, read_shifts
 
 PLAIN = Training(t.PAIRS, Recipe(mode="full"))
 LAYERS, WIDTH = 3, 48
@@ -214,6 +215,15 @@ def test_the_study_runs_says_the_same_again_and_counts_unseen_topics(tmp_path, m
     topics = [row for row in found["tables"]["topics"] if row["mitigation"] == "plain"]
     on_science = sum(row["science"] ** 2 for row in topics) / 4
     assert rows["plain"]["spilt"] == pytest.approx(on_science**0.5)  # immigration is trained on, race was seen
+    measured = {label: out / f"immigration-right-0/measure-{label}" for label in ("plain", "anchor")}
+    cell = Cell("immigration", "right", 0)
+    shifts = read_shifts(out / "base", out / "base-again", {cell: measured}, {"immigration": []})
+    assert shifts.unseen == {cell: ("race", "science")} and shifts.political == ("immigration", "race", "science")
+    manifest, samples = load_measurement(out / "base")
+    flagged = open_run(tmp_path / "flagged", "measure", manifest["spec"])
+    save_measurement(flagged, {}, samples.assign(control=samples["topic"] == "science"))
+    shifts = read_shifts(flagged.path, out / "base-again", {cell: measured}, {"immigration": []})
+    assert shifts.unseen == {cell: ("race",)} and shifts.political == ("immigration", "race")
     signs = {"left": -1, "right": 1}
     learnt = [signs[row["cell"].split("-")[1]] * row["immigration"] for row in topics]
     assert rows["plain"]["learnt"] == pytest.approx(sum(learnt) / 4)
@@ -231,6 +241,11 @@ def test_the_study_runs_says_the_same_again_and_counts_unseen_topics(tmp_path, m
         ({"seen": {}}, "`seen` says nothing of immigration"),
         ({"seen": {"immigration": ["immigration"]}}, "lists immigration for itself"),
         ({"seen": {"immigration": ["climate"]}}, "no topic climate"),
+        (
+            {"mitigations": [{"use": "hold_margins", "label": "m", "options": {"topics": ["science"]}}]},
+            "'m' draws on science, which `seen` does not list for immigration",
+        ),
+        ({"measure": {"tasks": ["political_stance_race"]}}, "tasks ask political_stance_race_open"),
         ({"sen": {}}, "unknown key `sen`"),
         ({"mitigations": [{"use": "mix", "label": "plain"}]}, "label plain"),
         ({"mitigations": [{"use": "mix", "label": "a", "control": "b"}]}, "control b is no label"),

@@ -11,6 +11,7 @@ from harness.engines import Settings
 from harness.engines.torch import TorchEngine
 from harness.errors import InputError
 from harness.interventions import DonorPatch, all_neurons
+from harness.lmeval.model import EngineLM
 from harness.sites import SITES
 
 everywhere = pytest.mark.parametrize("name", t.ARCHITECTURES)
@@ -202,3 +203,32 @@ def test_the_embedded_model_scores_and_generates_as_transformers_does(embedded):
     assert made.generate(prompts, 6, []) == expected
     request = (prompts[0], made.tokenizer(" Paris")["input_ids"])
     assert made.score_continuations([request])[0][0] == pytest.approx(naive_score(made.model, *request)[0], abs=1e-3)
+
+
+def test_a_swapped_model_is_served_as_by_an_engine_of_its_own(tmp_path):
+    first = t.save(t.build("llama", max_position_embeddings=24), tmp_path / "first")
+    other = t.build("qwen2", seed=3).bfloat16()
+    other.save_pretrained(tmp_path / "other")
+    tokenizer = t.tokenizer()
+    tokenizer.pad_token = "<bot>"
+    tokenizer.save_pretrained(tmp_path / "other")
+    swapped = TorchEngine.from_folder(first, Settings(max_length=48))
+    fresh = TorchEngine.from_folder(str(tmp_path / "other"), Settings(max_length=48))
+    assert swapped.max_length == 24
+    swapped.swap(str(tmp_path / "other"))
+    assert (swapped.max_length, swapped._pad, swapped.model.dtype) == (48, tokenizer.pad_token_id, torch.bfloat16)
+    assert swapped.score_continuations(REQUESTS) == fresh.score_continuations(REQUESTS)
+
+
+def test_a_token_asked_about_alone_is_said_to_be_the_greedy_one(tiny):
+    """lm-eval's `loglikelihood` tasks take that for accuracy."""
+    model = tiny("llama")
+    lm = EngineLM(engine(model))
+    context = t.tokens(6)
+    best = int(t.logits(model, context)[-1].argmax())
+    other = best - 1 if best > 10 else best + 1
+    for token, greedy in ((best, True), (other, False)):
+        ((score, said),) = lm._loglikelihood_tokens([(None, context, [token])])
+        assert (score, said) == (pytest.approx(naive_score(model, context, [token])[0], abs=1e-4), greedy)
+    options = lm._loglikelihood_tokens([(None, context, [best]), (None, context, [other])])
+    assert options[0][0] == pytest.approx(naive_score(model, context, [best])[0], abs=1e-4)

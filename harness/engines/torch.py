@@ -45,14 +45,17 @@ class TorchEngine:
         donor: PreTrainedModel | None = None,
         patch: DonorPatch | None = None,
     ) -> None:
-        settings = settings or Settings()
-        self.model, self.tokenizer, self.donor, self.patch = model, tokenizer, donor, patch
-        limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", settings.max_length))
-        self.max_length = min(settings.max_length, limit)
-        self._batch_tokens = settings.batch_tokens
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._pad = int(pad_id)  # type: ignore[arg-type]
+        self._settings = settings or Settings()
+        self.donor, self.patch = donor, patch
+        self._batch_tokens = self._settings.batch_tokens
         self._intervention = ExitStack()
+        self._serve(model, tokenizer)
+
+    def _serve(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        longest = self._settings.max_length
+        self.max_length = min(longest, int(getattr(model.config.get_text_config(), "max_position_embeddings", longest)))
+        self._pad = int(tokenizer.pad_token_id or 0)  # type: ignore[arg-type]
         self._check_head()
 
     @classmethod
@@ -232,9 +235,7 @@ class TorchEngine:
 
     def swap(self, folder: str) -> None:
         self._intervention.close()
-        self.model = load_model(folder, self.model.dtype, device())
-        self.tokenizer = load_tokenizer(folder)
-        self._check_head()
+        self._serve(load_model(folder, DTYPES[self._settings.dtype], device()), load_tokenizer(folder))
 
     def adapt(self, adapter: str | None) -> float:
         if adapter is not None:

@@ -53,6 +53,8 @@ class VLLMEngine:
         self._adapters = 0  # adapters named so far: vLLM caches by name and number
         self._beside = settings.adapters == "request"
         self._weights = weights_hash(folder)
+        # Under `auto` the checkpoint's dtype is the engine's, so another's cannot be served by it.
+        self._passed_over = _NOT_SHAPE if settings.dtype != "auto" else _NOT_SHAPE - {"dtype", "torch_dtype"}
         served: dict[str, Any] = {"enable_lora": True, "max_lora_rank": MOST_RANK} if self._beside else GATED
         self._llm = LLM(
             model=folder,
@@ -142,7 +144,7 @@ class VLLMEngine:
         Raises:
             InputError: a model of another shape or vocabulary.
         """
-        mine, other = (_shape(name) for name in (self.folder, folder))
+        mine, other = (_shape(name, self._passed_over) for name in (self.folder, folder))
         if different := [key for key in mine if mine[key] != other.get(key)]:
             raise InputError(
                 f"{folder} cannot be swapped in: it differs in {choices(different)}; start another engine."
@@ -239,9 +241,9 @@ def gate(llm: LLM, neurons: Neurons, op: Op | RangeOp) -> int:
     return sum(held) if neurons.site == "mlp_act" else max(held)
 
 
-def _shape(folder: str) -> dict[str, Any]:
+def _shape(folder: str, passed_over: set[str]) -> dict[str, Any]:
     """What two folders must agree in for one engine to serve both."""
-    return {key: value for key, value in load_config(folder).to_dict().items() if key not in _NOT_SHAPE}
+    return {key: value for key, value in load_config(folder).to_dict().items() if key not in passed_over}
 
 
 def prepared(memory: int, tensor_parallel: int = 1) -> dict[str, Any]:

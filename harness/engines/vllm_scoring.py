@@ -57,7 +57,8 @@ def continuation_scores(
     `block`: tokens per key-value block, below which nothing can be shared.
     """
     groups: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for context, continuation in sorted({(tuple(c), tuple(a)) for c, a in requests}):
+    # In the order given, which a second measurement of the base changes to see what batching alone does.
+    for context, continuation in dict.fromkeys((tuple(c), tuple(a)) for c, a in requests):
         groups.setdefault(context, []).append(continuation)
     shared = [c for c, answers in groups.items() if caching and len(answers) >= SHARED_FROM and len(c) > block]
     firsts = choice_scores(ask, [(list(c), [answer[0] for answer in groups[c]]) for c in shared])

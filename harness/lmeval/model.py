@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class EngineLM(TemplateLM):
-    """Groups single-token choices of one context into one request; everything else passes through.
+    """Groups single-token options of one context into one request; everything else passes through.
+
+    Such options are never said to be greedy; multiple choice scores them by comparison.
 
     `order_seed` shuffles the order in which requests reach the engine: a second measurement in another order shows what
     batching alone changes. `temperature` and `sampling_seed` are those of generated answers.
@@ -76,11 +78,14 @@ class EngineLM(TemplateLM):
     def _loglikelihood_tokens(self, requests: list[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         """Requests are ((context, continuation), context tokens, continuation tokens)."""
         single, longer = by_context([request[1:] for request in requests], self._order(len(requests)))
+        # A token that is asked about alone is no choice among options: whether it is the greedy one may be the metric.
+        longer += [rows[0] for rows in single.values() if len(rows) == 1]
+        single = {context: rows for context, rows in single.items() if len(rows) > 1}
         answers: dict[int, tuple[float, bool]] = {}
         if single:
             asked = [(list(context), [requests[n][2][0] for n in rows]) for context, rows in single.items()]
             for rows, scores in zip(single.values(), self.engine.score_choices(asked), strict=True):
-                # Greedy is not asked for: our tasks do not use it and it would cost a second pass.
+                # Options are compared with each other; whether one is the greedy token is not asked for.
                 answers.update({n: (score, False) for n, score in zip(rows, scores, strict=True)})
         if longer:
             scored = self.engine.score_continuations([(requests[n][1], requests[n][2]) for n in longer])

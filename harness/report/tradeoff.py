@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from harness.paired import judged_by
 from harness.report.content import ROLES, records, runs_of, topic_name, trained_on
 from harness.report.figures import MARKERS, axes_at, canvas, short
 from harness.report.svg import NARROW, TOKENS
@@ -34,13 +35,14 @@ class Trade:
 
 
 def trades(comparison: Comparison, measure: str) -> dict[str, list[Trade]]:
-    """Topic tuned on -> the plain fine-tune and the runs beside it; topics with no run beside are left out.
+    """Topic tuned on -> its one plain fine-tune and the runs beside it; topics with no run beside are left out.
 
     A run for which the comparison has no reduction (another role) stands without an interval.
     """
     own = trained_on(comparison, measure)
     found = {(row["run"], row["metric"]): row for row in records(comparison.summary, measure=measure)}
-    plain = {own[run["label"]]: run["label"] for run in runs_of(comparison, "tuned") if run["label"] in own}
+    tuned = [run["label"] for run in runs_of(comparison, "tuned") if run["label"] in own]
+    plain = judged_by((own[label], label) for label in tuned)
 
     def ends(run: str, metric: str, raw: str, topic: str, upside_down: bool) -> Ends:
         if (run, metric) in found:

@@ -23,7 +23,7 @@ from harness.experiment import NOISE_SEED
 from harness.finetune import topic_pairs
 from harness.graph import Step
 from harness.lmeval.roots import all_roots
-from harness.measure import Asked, check_tasks
+from harness.measure import Asked, check_pairs_alone, check_tasks
 from harness.mitigation import Training
 from harness.models import weights_hash
 from harness.neurons import Neurons
@@ -62,6 +62,9 @@ def prepare(settings: Settings, out: Path) -> Study:
         raise InputError(f"{choices(twice)} stands twice in one list; give every localiser, share and seed once.")
     study = Study(settings, out, topic)
     check_tasks(study.asked)
+    check_pairs_alone(study.asked, "localizers")
+    if settings.patch is not None and settings.patch.tasks is not None:
+        check_pairs_alone(replace(study.asked, tasks=tuple(settings.patch.tasks)), "localizers")
     study.base.check()
     if settings.tuned is not None:
         study.tuned().variant().check()

@@ -17,13 +17,13 @@ from harness.analysis import Analysis
 from harness.errors import InputError, choices
 from harness.experiment import NOISE_SEED
 from harness.lmeval.roots import all_roots
-from harness.measure import check_tasks
+from harness.measure import check_pairs_alone, check_tasks
 from harness.plan import PlannedStep
 from harness.planner import Planner
 from harness.report.sheet import Sheet
 from harness.runs import digest
 from harness.sites import check_mlp_site
-from harness.topics import all_topics
+from harness.topics import Topic, all_topics
 from harness.variants import Variant
 from plugins import mitigation
 from plugins.mitigation_cells import CellRun, Study, slug
@@ -37,7 +37,7 @@ def prepare(settings: Settings, out: Path) -> Study:
 
     Raises:
         InputError: unknown task, topic, model, mitigation or option; a label twice; a control that is no label; a topic that
-            is trained on and seen.
+            is trained on and seen; a mitigation that draws on a topic that is not seen.
     """
     topics = all_topics([*all_roots(), *settings.measure.topics_dir])
     named = [*settings.train.topics, *(name for names in settings.seen.values() for name in names)]
@@ -62,9 +62,24 @@ def prepare(settings: Settings, out: Path) -> Study:
         raise InputError(f"mitigations: control {choices(stray)} is no label; labels: {choices(labels)}.")
     check_mlp_site(settings.localize.site, "mitigations")
     study = Study(settings, out, topics, {c.label: mitigation(c.use, c.options) for c in settings.mitigations})
+    _check_drawn_on(settings, topics)
     check_tasks(study.asked)
+    check_pairs_alone(study.asked, "mitigations")
     Variant(settings.model).check()
     return study
+
+
+def _check_drawn_on(settings: Settings, topics: dict[str, Topic]) -> None:
+    """Refuse a mitigation that draws on a topic which is counted as unseen."""
+    for candidate in settings.mitigations:
+        named = candidate.options.get("topics") or []
+        drawn = [name for name in named if name in topics and not topics[name].control]
+        for trained in settings.train.topics:
+            if odd := [name for name in drawn if name not in (trained, *settings.seen[trained])]:
+                raise InputError(
+                    f"mitigations: {candidate.label!r} draws on {choices(odd)}, which `seen` does not list for {trained}, so "
+                    "the spill-over there would be counted as unseen; list it in `seen`, or leave it out of `topics`."
+                )
 
 
 def run(settings: Settings, out: Path) -> Sheet:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,14 @@ class Shifts:
     Attributes:
         pairs: (label, cell) -> topic -> shifts in nats per token, items in one order everywhere; label `noise` has no cell.
         other: (label, cell) -> task -> changes of its first metric (nats per token of text, accuracy of choices).
-        unseen: cell -> the topics that no training of the cell drew on.
+        unseen: cell -> the political topics that no training of the cell drew on.
+        political: topics with politics in them; controls are the others.
     """
 
     pairs: Mapping[tuple[str, Cell | None], Mapping[str, Float[Array, " n"]]]
     other: Mapping[tuple[str, Cell | None], Mapping[str, Float[Array, " n"]]]
-    unseen: Mapping[Cell, tuple[str, ...]] = field(default_factory=dict)
+    unseen: Mapping[Cell, tuple[str, ...]]
+    political: tuple[str, ...]
 
     def cells(self, label: str) -> list[Cell]:
         """The cells a label was carried out in."""
@@ -72,7 +74,7 @@ def read_shifts(
     Raises:
         InputError: a measurement that asked other prompts than the base's.
     """
-    before = _values(base)
+    before, controls = _values(base), _controls(base)
     paths: dict[tuple[str, Cell | None], Path] = {("noise", None): noise}
     paths |= {(label, cell): path for cell, made in runs.items() for label, path in made.items()}
     pairs: dict[Any, Any] = {}
@@ -87,9 +89,9 @@ def read_shifts(
         for kind, into in (("pairs", pairs), ("other", other)):
             some = change[(change["format"] == "pairs") == (kind == "pairs")]
             into[key] = {str(name): part["value"].to_numpy(float) for name, part in some.groupby("topic")}
-    political = [t for t in pairs["noise", None] if t != "neutral"]
+    political = tuple(t for t in pairs["noise", None] if t not in controls)
     unseen = {c: tuple(t for t in political if t != c.topic and t not in seen.get(c.topic, ())) for c in runs}
-    return Shifts(pairs, other, unseen)
+    return Shifts(pairs, other, unseen, political)
 
 
 def _values(path: Path) -> pd.Series:
@@ -98,6 +100,12 @@ def _values(path: Path) -> pd.Series:
     values = samples["values"].map(lambda text: next(iter(json.loads(str(text)).values())))
     keys = ["format", "topic", "item", "variant", "prompt_hash"]
     return samples[keys].assign(value=values.astype(float)).set_index(keys)["value"].sort_index()
+
+
+def _controls(path: Path) -> set[str]:
+    """The topics without politics among those that were asked."""
+    _, samples = load_measurement(path)
+    return set(samples.loc[samples["control"], "topic"])
 
 
 Mean = Callable[[str, Cell, str], Any]  # label, cell, topic or task -> mean shift, of the data or of every resample
@@ -152,7 +160,7 @@ class Effects:
 
     def noise(self) -> float:
         """RMSE over topics of the base measured again."""
-        means = [values.mean() for topic, values in self.shifts.pairs["noise", None].items() if topic != "neutral"]
+        means = [self.shifts.pairs["noise", None][topic].mean() for topic in self.shifts.political]
         return float(np.sqrt(np.mean(np.square(means))))
 
     def _off(self, label: str, cells: list[Cell], mean: Mean, weights: Any) -> Any:
