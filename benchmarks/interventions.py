@@ -28,13 +28,14 @@ from harness.sites import decoder_layers, mlps
 
 BARELY = Op(scale=0.98)
 BATCH = 16  # of `generate`
+TORCH, GENERATE = "Torch engine, on", f"generate under hooks, batch {BATCH}, on"
 
 
 def compiled(folder: str, dtype: str, gated: bool, count: int, tokens: int) -> dict[str, Callable[[], Any]]:
     """An engine with a compiled graph: `off` and, where it has gates, `on` generate for the same prompts."""
     from vllm import LLM, SamplingParams
 
-    from harness.engines.vllm import gate
+    from harness.engines.vllm import gate, prepared
     from harness.engines.vllm_plugin import EXTENSION, LOAD_FORMAT
 
     more: dict[str, Any] = {
@@ -42,7 +43,8 @@ def compiled(folder: str, dtype: str, gated: bool, count: int, tokens: int) -> d
         "worker_extension_cls": EXTENSION,
         "additional_config": {LOAD_FORMAT: 1},
     }
-    llm = LLM(model=folder, dtype=dtype, max_model_len=512, block_size=32, **(more if gated else {}))  # type: ignore[arg-type]
+    served = prepared(memory=2) | {"enforce_eager": False, **(more if gated else {})}
+    llm = LLM(model=folder, dtype=dtype, max_model_len=512, **served)  # type: ignore[arg-type]
     prompts: Any = [{"prompt_token_ids": ids} for ids in questions(llm.get_tokenizer(), count)]
     config = llm.llm_engine.model_config.hf_text_config
     shape = config.num_hidden_layers, config.intermediate_size
@@ -58,8 +60,8 @@ def compiled(folder: str, dtype: str, gated: bool, count: int, tokens: int) -> d
     return {"off": lambda: generate(False), "on": lambda: generate(True)}
 
 
-def compare_compiled(given: Any, folder: str) -> list[dict[str, Any]]:
-    """Rows of the engines with compiled graphs."""
+def compare_compiled(given: Any, folder: str) -> dict[str, float]:
+    """Tokens/s of the engines with compiled graphs."""
     options = {"folder": folder, "dtype": given.dtype, "count": given.prompts, "tokens": given.tokens}
     gated, plain = Peer(compiled, gated=True, **options), Peer(compiled, gated=False, **options)
     ways = {"no gates": (plain, "off"), "off": (gated, "off"), "on": (gated, "on")}
@@ -69,15 +71,12 @@ def compare_compiled(given: Any, folder: str) -> list[dict[str, Any]]:
             taken[name].append(peer.run(what)[0])
     gated.close()
     plain.close()
-    off, written = median(taken["off"]), given.prompts * given.tokens
-    return [
-        {"way": f"vLLM compiled, {name}", "tokens/s": written / median(t), "time to off": median(t) / off}
-        for name, t in taken.items()
-    ]
+    written = given.prompts * given.tokens
+    return {f"vLLM compiled, {name}": written / median(t) for name, t in taken.items()}
 
 
-def compare(given: Any, folder: str) -> list[dict[str, Any]]:
-    """Rows of the engines without compiled graphs, of the peers, and of the bound."""
+def compare(given: Any, folder: str) -> dict[str, float]:
+    """Tokens/s of the engines without compiled graphs, of the peers, and of the bound."""
     settings = Settings(dtype=given.dtype, max_length=512)
     served, hooked = VLLMEngine(folder, settings), TorchEngine.from_folder(folder, settings)
     tokenizer = served.tokenizer
@@ -107,8 +106,8 @@ def compare(given: Any, folder: str) -> list[dict[str, Any]]:
     ways: dict[str, Callable[[str], None]] = {
         "vLLM, off": lambda way: engine(way, served, False),
         "vLLM, on": lambda way: engine(way, served, True),
-        "Torch engine, on": lambda way: engine(way, hooked, True),
-        f"generate under hooks, batch {BATCH}, on": transformers,
+        TORCH: lambda way: engine(way, hooked, True),
+        GENERATE: transformers,
     }
     engine("warm-up", served, True)  # changing the gates empties the prefix cache, here and in every round
     rounds = alternate({name: lambda name=name, work=work: work(name) for name, work in ways.items()}, given.rounds)
@@ -116,11 +115,7 @@ def compare(given: Any, folder: str) -> list[dict[str, Any]]:
     rates["bare matrix products"] = bound(hooked.model, given.rounds)
     served.close()
     hooked.close()
-    off, on = rates["vLLM, off"], rates["vLLM, on"]
-    return [
-        {"way": way, "tokens/s": rate, "time to off": off / rate, "vLLM, on, is faster by": on / rate}
-        for way, rate in rates.items()
-    ]
+    return rates
 
 
 def bound(model: Any, rounds: int) -> float:
@@ -137,7 +132,20 @@ def main() -> None:
     given = arguments(__doc__ or "", model="smollm2-135m-instruct", dtype="bfloat16", prompts=120, tokens=128, rounds=3)
     settle()
     folder = resolve(given.model)
-    rows = [*compare(given, folder), *compare_compiled(given, folder)]
+    rates = compare(given, folder) | compare_compiled(given, folder)
+    rows = [
+        {
+            "way": way,
+            "tokens/s": rate,
+            "times the Torch engine": rate / rates[TORCH],
+            "times generate": rate / rates[GENERATE],
+        }
+        for way, rate in rates.items()
+    ]
+    for kind in ("vLLM", "vLLM compiled"):
+        print(
+            f"{kind}: a token takes {rates[f'{kind}, off'] / rates[f'{kind}, on']:.3f} of the time without an intervention"
+        )
     about = {"dtype": given.dtype, "prompts": given.prompts, "tokens": given.tokens, "rounds": given.rounds}
     publish("interventions", rows, given.out, model=given.model, **about)
 
