@@ -24,20 +24,15 @@ from harness.sites import SITES
 OPS = ("zero", "scale=2", "constant=0.3", "range=-0.05:0.05:0")
 
 
-class Differences:
-    """Rows of what is compared: the largest difference, the mean one, and that of the 99th percentile."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def add(self, dtype: str, what: str, one: torch.Tensor, other: torch.Tensor) -> None:
-        apart = (one - other).abs().flatten()
-        row = {
-            "largest": float(apart.max()),
-            "99th percentile": float(apart.quantile(0.99)),
-            "mean": float(apart.mean()),
-        }
-        self.rows.append({"dtype": dtype, "compared": what, **row})
+def differences(what: str, one: torch.Tensor, other: torch.Tensor) -> dict[str, Any]:
+    """A row: the largest difference, that of the 99th percentile, and the mean one."""
+    apart = (one - other).abs().flatten()
+    return {
+        "compared": what,
+        "largest": float(apart.max()),
+        "99th percentile": float(apart.quantile(0.99)),
+        "mean": float(apart.mean()),
+    }
 
 
 def scores(engine: Engine, asked: list[Any]) -> torch.Tensor:
@@ -45,38 +40,40 @@ def scores(engine: Engine, asked: list[Any]) -> torch.Tensor:
     return torch.tensor(engine.score_choices(asked))
 
 
-def compare(folder: str, dtype: str, probes: int, found: Differences, exact: torch.Tensor | None) -> torch.Tensor:
-    """Add the rows of a dtype; returns the Torch engine's answers without any op."""
+def compare(
+    folder: str, dtype: str, probes: int, exact: torch.Tensor | None = None
+) -> tuple[list[dict[str, Any]], torch.Tensor]:
+    """The rows of a dtype, and the Torch engine's answers without any op. `exact`: those in float32."""
     served = VLLMEngine(folder, Settings(dtype=dtype, max_length=512))
     hooked = TorchEngine.from_folder(folder, Settings(dtype=dtype, max_length=512))
     letters = [served.tokenizer.convert_tokens_to_ids(x) for x in "ABCD"]
     asked = [(ids, letters) for ids in questions(served.tokenizer, probes)]
     mine, other = scores(served, asked), scores(hooked, asked)
-    found.add(dtype, "no op", mine, other)
+    rows = [differences("no op", mine, other)]
     used: Any = hooked.model.config._attn_implementation
     hooked.model.set_attn_implementation("eager" if used == "sdpa" else "sdpa")
-    found.add(dtype, "Torch with itself, attention sdpa and eager", scores(hooked, asked), other)
+    rows.append(differences("Torch with itself, attention sdpa and eager", scores(hooked, asked), other))
     hooked.model.set_attn_implementation(used)
     if exact is not None:
-        found.add(dtype, "vLLM with Torch in float32", mine, exact)
-        found.add(dtype, "Torch with Torch in float32", other, exact)
+        rows.append(differences("vLLM with Torch in float32", mine, exact))
+        rows.append(differences("Torch with Torch in float32", other, exact))
     for site in SITES:
         neurons = some(hooked.model, site)
         for op in map(Op.parse, OPS):
             for engine in (served, hooked):
                 engine.intervene(neurons, op)
-            found.add(dtype, f"{op} at {site}", scores(served, asked), scores(hooked, asked))
+            rows.append(differences(f"{op} at {site}", scores(served, asked), scores(hooked, asked)))
     served.close()
     hooked.close()
-    return other
+    return [{"dtype": dtype, **row} for row in rows], other
 
 
 def main() -> None:
     given = arguments(__doc__ or "", model="smollm2-135m-instruct", probes=200)
-    folder, found = resolve(given.model), Differences()
-    exact = compare(folder, "float32", given.probes, found, None)
-    compare(folder, "bfloat16", given.probes, found, exact)
-    publish("agreement", found.rows, given.out, model=given.model, probes=given.probes)
+    folder = resolve(given.model)
+    float32, exact = compare(folder, "float32", given.probes)
+    bfloat16, _ = compare(folder, "bfloat16", given.probes, exact)
+    publish("agreement", [*float32, *bfloat16], given.out, model=given.model, probes=given.probes)
 
 
 if __name__ == "__main__":

@@ -89,13 +89,11 @@ def matrix_product(dtype: torch.dtype, wide: int, hidden: int, where: str) -> tu
 def questions(tokenizer: Any, count: int) -> list[list[int]]:
     """The first packaged questions as token ids, under the model's chat template."""
     from harness.lmeval.roots import packaged_root
+    from harness.measure import prompt_ids
     from harness.topics import find_topics
 
     texts = [item.question for topic in find_topics([packaged_root()]).values() for item in topic.items][:count]
-    template = {"tokenize": True, "add_generation_prompt": True, "return_dict": True}
-    return [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], **template)["input_ids"] for text in texts
-    ]
+    return [prompt_ids(tokenizer, text, chat=True) for text in texts]
 
 
 def some(model: Any, site: Any, share: float = 0.05) -> Neurons:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import Peer, alternate, arguments, matrix_product, median, publish, questions, some
+from common import Peer, alternate, arguments, matrix_product, median, publish, questions, some, take_turns
 
 from harness.engines import Settings
 from harness.engines.torch import TorchEngine
@@ -65,10 +65,7 @@ def compare_compiled(given: Any, folder: str) -> dict[str, float]:
     options = {"folder": folder, "dtype": given.dtype, "count": given.prompts, "tokens": given.tokens}
     gated, plain = Peer(compiled, gated=True, **options), Peer(compiled, gated=False, **options)
     ways = {"no gates": (plain, "off"), "off": (gated, "off"), "on": (gated, "on")}
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(given.rounds):
-        for name, (peer, what) in ways.items():
-            taken[name].append(peer.run(what)[0])
+    taken, _ = take_turns(ways, given.rounds)
     gated.close()
     plain.close()
     written = given.prompts * given.tokens

@@ -41,6 +41,12 @@ def judged_by(tuned: Iterable[tuple[K, T]]) -> dict[K, T]:
     return {topic: runs[0] for topic, runs in found.items() if len(runs) == 1}
 
 
+def shares_controls(run: Measured, held: list[Measured]) -> bool:
+    """Whether another held run has the same topic and share, so that nothing says which controls are whose."""
+    key = (run.on_topic, run.detail.get("share"))
+    return sum((other.on_topic, other.detail.get("share")) == key for other in held) > 1
+
+
 class PairedMeasure:
     """All runs under one measure. Rows come out as the frames of a Comparison have them.
 
@@ -136,10 +142,7 @@ class PairedMeasure:
         rows = []
         held = [run for run in self.runs if run.role == "inhibited"]
         for run in held:
-            beside = [
-                r for r in held if r.on_topic == run.on_topic and r.detail.get("share") == run.detail.get("share")
-            ]
-            if len(beside) > 1:
+            if shares_controls(run, held):
                 continue
             controls = [
                 reductions[c.label]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from harness.paired import shares_controls
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,16 +36,15 @@ def verdict(
     """
     sentences = []
     for topic in topics:
-        tuned = shifts[(shifts["role"] == "tuned") & shifts["run"].isin(_runs_on(shifts, topic))]
+        mine = _runs_on(shifts, topic)
+        tuned = shifts[(shifts["role"] == "tuned") & shifts["run"].isin(mine)]
         several = tuned["run"].nunique() > 1
         for (run, name), rows in tuned.groupby(["run", "measure"], sort=False):
             if name == headline or not several:
                 title, unit = measures[str(name)]["title"], measures[str(name)]["unit"]
                 said = _moved(rows, topic, unit, noise_floor(shifts, str(name)))
                 sentences.append(f"{title}, {run}: {said}" if several else f"{title}: {said}")
-        sentences += _mitigated(
-            summary[(summary["measure"] == headline) & summary["run"].isin(_runs_on(shifts, topic))]
-        )
+        sentences += _mitigated(summary[(summary["measure"] == headline) & summary["run"].isin(mine)])
     return sentences or ["The runs differ as the table shows; none of them says which topic it was tuned on."]
 
 
@@ -148,8 +149,8 @@ def _unjudged(runs: list[Measured]) -> list[str]:
                 f"{topic} has {len(plain)} plain fine-tunes ({', '.join(plain)}), so no reduction and no kept share is "
                 "given for it: compare each with its own mitigations."
             )
-        shares = [run.detail.get("share") for run in held if run.on_topic == topic]
-        if len(set(shares)) < len(shares) and any(run.role == "control" and run.on_topic == topic for run in runs):
+        unclear = any(shares_controls(run, held) for run in held if run.on_topic == topic)
+        if unclear and any(run.role == "control" and run.on_topic == topic for run in runs):
             found.append(
                 f"{topic} has several held runs and nothing says which control is whose, so no reduction net of controls "
                 "is given for them: compare each with its own."
